@@ -1,0 +1,2 @@
+//! The kernel programs. One file a probe.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Whose cgroup is it: cgroup id in, container, pod and unit out.

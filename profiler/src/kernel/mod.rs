@@ -1,0 +1,1 @@
+//! Kernel programs in, raw windows out: load, attach, drain. The only room that knows aya.

@@ -1,0 +1,1 @@
+//! A profile in; flamegraph SVG, folded stacks, pprof, speedscope, JSON and reports out.

@@ -1,0 +1,76 @@
+//! Latency histograms in the buckets that the kernel programs fill.
+//!
+//! The buckets are Prometheus' native ones at schema 2: upper bounds at 2^(n/4) seconds. The layout is the contract's
+//! ([`profiler_ebpf::histogram`]).
+
+use profiler_ebpf::histogram::{BUCKETS, FIRST_OCTAVE};
+use serde::{Deserialize, Serialize};
+
+/// A latency histogram: counts by bucket, without trailing empty buckets.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Bucket `i` counts durations in (2^(i/4 - 30), 2^((i+1)/4 - 30)] seconds.
+    pub counts: Vec<u64>,
+}
+
+/// Inclusive upper bound of bucket `index`, in nanoseconds.
+pub fn bucket_upper_ns(index: usize) -> f64 {
+    ((index + 1) as f64 / 4.0 + f64::from(FIRST_OCTAVE)).exp2() * 1e9
+}
+
+/// Geometric middle of bucket `index`, in nanoseconds: at most 9.1 % from anything in the bucket.
+pub fn bucket_middle_ns(index: usize) -> f64 {
+    ((index as f64 + 0.5) / 4.0 + f64::from(FIRST_OCTAVE)).exp2() * 1e9
+}
+
+impl Histogram {
+    /// From raw bucket counts as the kernel programs keep them.
+    pub fn from_counts(counts: impl IntoIterator<Item = u64>) -> Self {
+        let mut counts: Vec<u64> = counts.into_iter().take(BUCKETS).collect();
+        while counts.last() == Some(&0) {
+            counts.pop();
+        }
+        Self { counts }
+    }
+
+    /// Counts one duration.
+    pub fn record(&mut self, ns: u64) {
+        let index = profiler_ebpf::histogram::bucket_of(ns) as usize;
+        if self.counts.len() <= index {
+            self.counts.resize(index + 1, 0);
+        }
+        self.counts[index] += 1;
+    }
+
+    /// Number of durations.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Adds the counts of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        if self.counts.len() < other.counts.len() {
+            self.counts.resize(other.counts.len(), 0);
+        }
+        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
+            *mine += theirs;
+        }
+    }
+
+    /// The `q` quantile (0 to 1) in nanoseconds: the geometric middle of the bucket that holds it. `None` when empty.
+    pub fn quantile_ns(&self, q: f64) -> Option<f64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let rank = ((q.clamp(0.0, 1.0) * count as f64).ceil() as u64).max(1);
+        let mut seen = 0;
+        for (index, n) in self.counts.iter().enumerate() {
+            seen += n;
+            if seen >= rank {
+                return Some(bucket_middle_ns(index));
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,1 @@
+//! File offsets and kernel addresses in, function names out.

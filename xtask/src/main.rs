@@ -1,0 +1,3 @@
+//! Everything a developer types: one file a command.
+
+fn main() {}
