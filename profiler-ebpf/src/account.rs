@@ -53,7 +53,7 @@ pub struct LedgerRow {
 }
 
 /// Slices of CPU time that a CPU remembers, newest last; a power of two.
-pub const SLICES: usize = 16;
+pub const SLICES: usize = 32;
 
 /// A stretch of time that a CPU ran one container.
 #[repr(C)]

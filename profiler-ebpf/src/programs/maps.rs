@@ -22,7 +22,7 @@ pub static LEDGER: Array<LedgerRow, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static CLOCKS: Array<u64, 1, MMAPABLE> = Array::new();
 #[btf_map]
-pub static CPUS: Array<CpuState, 1> = Array::new();
+pub static CPUS: Array<CpuState, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static CONTAINERS: HashMap<u64, u32, 1> = HashMap::new();
 #[btf_map]

@@ -39,6 +39,10 @@ fn migrate(slot: &mut TaskSlot, task: Task, destination: u32) {
         slot.gap_self_ns += waited.own_ns;
         slot.gap_other_ns += waited.other_ns;
         slot.gap_throttled_ns += waited.throttled_ns;
+        if let Some(state) = clock::cpu_state(here) {
+            let random = clock::random(state);
+            wait::name_neighbours(slot.cpu, slot.container, slot.queued_ns, now_ns, waited.other_ns, random);
+        }
     }
     slot.since_ns = now_ns;
     wait::queue(slot, destination, now_ns, task.throttled_on_ns(destination));

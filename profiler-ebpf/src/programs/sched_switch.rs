@@ -66,17 +66,27 @@ fn end_slice(state: &mut CpuState, cpu: u32, now_ns: u64) {
         return;
     }
     clock::advance(cpu, state.running, now_ns.saturating_sub(since_ns));
-    let place = (state.slices_ended as usize) & (SLICES - 1);
-    // SAFETY: the index is masked to the array's length.
-    unsafe {
-        let slice = (&raw mut state.slices).cast::<Slice>().add(place);
-        (*slice).start_ns = since_ns;
-        (*slice).end_ns = now_ns;
-        (*slice).container = state.running;
+    // A container's threads often follow one another: their slices are remembered as one.
+    let (running, ended) = (state.running, state.slices_ended);
+    let last = slice(state, ended.wrapping_sub(1));
+    if last.container == running && last.end_ns == since_ns {
+        last.end_ns = now_ns;
+    } else {
+        let next = slice(state, ended);
+        next.start_ns = since_ns;
+        next.end_ns = now_ns;
+        next.container = running;
+        state.slices_ended = ended.wrapping_add(1);
     }
-    state.slices_ended = state.slices_ended.wrapping_add(1);
     // Settled: a clock read from here on must not count this slice again.
     state.running_since_ns = now_ns;
+}
+
+#[inline(always)]
+fn slice(state: &mut CpuState, number: u32) -> &mut Slice {
+    let place = (number as usize) & (SLICES - 1);
+    // SAFETY: the index is masked to the array's length.
+    unsafe { &mut *(&raw mut state.slices).cast::<Slice>().add(place) }
 }
 
 /// A thread leaves the CPU: its running time ends, and a gap begins.
@@ -179,7 +189,8 @@ fn arrive(state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_n
     if container::is_wanted(slot) {
         if slot.state == task::RUNNABLE {
             let waited = end_wait(slot, task, cpu, now_ns);
-            wait::name_neighbours(state, slot.container, slot.queued_ns, waited.other_ns);
+            let random = clock::random(state);
+            wait::name_neighbours(cpu, slot.container, slot.queued_ns, now_ns, waited.other_ns, random);
             slot.gap_self_ns += waited.own_ns;
             slot.gap_other_ns += waited.other_ns;
             slot.gap_throttled_ns += waited.throttled_ns;

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_ANY;
 use profiler_ebpf::{
     CONTAINER_OVERFLOW, Counter, CpuState, Part,
-    account::SLICES,
+    account::{SLICES, Slice},
     syscall::{
         ARGUMENT_MASK, ARGUMENT_SHIFT, CLASS_DESCRIPTOR, CLASS_FILE, CLASS_LOCK, CLASS_MASK, CLASS_NETWORK, CLASS_POLL,
         CLASS_SLEEP,
@@ -85,50 +85,64 @@ fn at_most(value: u64, limit: u64) -> u64 {
     if value > limit { limit } else { value }
 }
 
-/// Names the neighbours behind whom a thread waited: its wait is laid over the slices that the CPU remembers. Only waits
-/// chosen with probability wait / T are looked at and weighted by T / wait, so the sums are unbiased.
+/// Names the neighbours behind whom a thread waited on a CPU: its wait is laid over the slices that the CPU remembers and
+/// the one under way. Only waits chosen with probability wait / T are looked at and weighted by T / wait, so the sums are
+/// unbiased.
 #[inline(always)]
-pub fn name_neighbours(state: &mut CpuState, container: u32, queued_ns: u64, other_ns: u64) {
+pub fn name_neighbours(cpu: u32, container: u32, queued_ns: u64, now_ns: u64, other_ns: u64, random: u32) {
     let threshold_ns = setting!(offcpu_threshold_ns);
-    if other_ns == 0 {
+    if other_ns == 0 || (other_ns < threshold_ns && (u64::from(random) * threshold_ns) >> 32 >= other_ns) {
         return;
     }
-    let short = other_ns < threshold_ns;
-    if short && (u64::from(clock::random(state)) * threshold_ns) >> 32 >= other_ns {
-        return;
+    if let Some(state) = clock::cpu_state(cpu) {
+        let left_ns = charge_running(state, container, queued_ns, now_ns, other_ns);
+        charge_slices(state, container, queued_ns, left_ns, other_ns);
     }
-    charge(state, container, queued_ns, other_ns);
 }
 
+/// Charges the slice under way and returns what is left of the wait.
+#[inline(always)]
+fn charge_running(state: &CpuState, container: u32, queued_ns: u64, now_ns: u64, other_ns: u64) -> u64 {
+    if state.running == container {
+        return other_ns;
+    }
+    let since_ns = if state.running_since_ns > queued_ns { state.running_since_ns } else { queued_ns };
+    let overlap_ns = at_most(now_ns.saturating_sub(since_ns), other_ns);
+    if overlap_ns != 0 {
+        charge_pair(container, state.running, weighted(overlap_ns, other_ns));
+    }
+    other_ns - overlap_ns
+}
+
+/// Charges the slices that have ended, newest first, and what they do not cover to nobody known.
 #[inline(never)]
-fn charge(state: &mut CpuState, container: u32, queued_ns: u64, other_ns: u64) -> u32 {
-    let threshold_ns = setting!(offcpu_threshold_ns);
-    let mut left_ns = other_ns;
+fn charge_slices(state: &mut CpuState, container: u32, queued_ns: u64, mut left_ns: u64, other_ns: u64) -> u32 {
     let mut back = 1;
     while back <= SLICES as u32 {
         let place = (state.slices_ended.wrapping_sub(back) as usize) & (SLICES - 1);
         // SAFETY: the index is masked to the array's length.
-        let slice = unsafe { &*(&raw const state.slices).cast::<profiler_ebpf::account::Slice>().add(place) };
+        let slice = unsafe { &*(&raw const state.slices).cast::<Slice>().add(place) };
         if slice.end_ns <= queued_ns || left_ns == 0 {
             break;
         }
         let start_ns = if slice.start_ns > queued_ns { slice.start_ns } else { queued_ns };
-        let overlap_ns = at_most(slice.end_ns - start_ns, left_ns);
-        if slice.container != container {
+        let overlap_ns = at_most(slice.end_ns.saturating_sub(start_ns), left_ns);
+        if slice.container != container && overlap_ns != 0 {
             left_ns -= overlap_ns;
-            charge_pair(container, slice.container, weighted(overlap_ns, other_ns, threshold_ns));
+            charge_pair(container, slice.container, weighted(overlap_ns, other_ns));
         }
         back += 1;
     }
     if left_ns != 0 {
-        charge_pair(container, CONTAINER_OVERFLOW, weighted(left_ns, other_ns, threshold_ns));
+        charge_pair(container, CONTAINER_OVERFLOW, weighted(left_ns, other_ns));
     }
     0
 }
 
 /// `overlap` weighted by max(1, T / wait).
 #[inline(always)]
-fn weighted(overlap_ns: u64, wait_ns: u64, threshold_ns: u64) -> u64 {
+fn weighted(overlap_ns: u64, wait_ns: u64) -> u64 {
+    let threshold_ns = setting!(offcpu_threshold_ns);
     if wait_ns < threshold_ns { overlap_ns * threshold_ns / wait_ns } else { overlap_ns }
 }
 

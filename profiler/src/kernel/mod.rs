@@ -1,1 +1,97 @@
 //! Kernel programs in, raw windows out: load, attach, drain. The only room that knows aya.
+//!
+//! [`Kernel::start`] loads the programs with the running kernel's offsets, gives every thread its slot and begins a window.
+//! While it runs, [`Kernel::drain_records`] and [`Kernel::drain_events`] take what has gathered;
+//! [`Kernel::end_window`] flips to the other generation, waits until no program writes to the old one, settles what is
+//! still open and returns the whole window.
+
+pub mod btf;
+pub mod cpus;
+mod cost;
+mod drain;
+mod error;
+mod load;
+mod mapped;
+pub mod offsets;
+mod records;
+mod sampler;
+pub mod sys;
+pub mod syscalls;
+
+pub use drain::{LedgerAccount, RawWindow, SyscallAccount};
+pub use error::KernelError;
+pub use load::EmptyPrograms;
+pub use offsets::HierarchyKind;
+pub use profiler_ebpf::{Counter, Event, EventKind, RecordHeader, RecordKind, settings::filter};
+pub use records::Record;
+
+use std::time::Duration;
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData, RingBuf},
+};
+use profiler_ebpf::{Control, LedgerRow, SyscallRow, settings::COUNTERS};
+
+use mapped::MappedArray;
+use records::Rings;
+use sampler::Sampler;
+
+/// What to measure, and how.
+#[derive(Debug, Clone)]
+pub struct KernelOptions {
+    /// Sample on-CPU stacks at this frequency in hertz; `None` for not at all.
+    pub frequency_hz: Option<u32>,
+    /// Sample off-CPU stacks.
+    pub off_cpu: bool,
+    /// Count syscalls.
+    pub syscalls: bool,
+    /// T: gaps shorter than this are sampled with probability gap / T. At most 4 s.
+    pub offcpu_threshold: Duration,
+    /// Where containers' cgroup ids come from.
+    pub hierarchy: HierarchyKind,
+    /// Cgroups that exist already: room is made for four times as many.
+    pub cgroups: usize,
+    /// Whether containers are filtered; verdicts are given by [`Kernel::set_filter`].
+    pub filter_containers: bool,
+    /// Measure only these processes and their children, if there are any.
+    pub processes: Vec<u32>,
+    /// Write the programs' debugging messages to the log.
+    pub kernel_log: bool,
+    /// Make rings and tables so small that losses occur, to test that they are counted.
+    pub tiny_maps: bool,
+}
+
+/// How large the tables are.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    cpus: u32,
+    containers: u32,
+    syscall_rows: u32,
+    ring_bytes: u32,
+}
+
+/// The loaded programs and everything that is read from them.
+pub struct Kernel {
+    ebpf: Ebpf,
+    options: KernelOptions,
+    sizes: Sizes,
+    sampler: Option<Sampler>,
+    control: MappedArray<Control>,
+    ledger: MappedArray<LedgerRow>,
+    syscall_index: MappedArray<u32>,
+    syscall_rows: MappedArray<SyscallRow>,
+    container_cgroups: MappedArray<u64>,
+    container_filter: MappedArray<u8>,
+    counters: MappedArray<[u64; COUNTERS]>,
+    on_cpu: Rings,
+    off_cpu: Rings,
+    at_exit: Rings,
+    events: RingBuf<MapData>,
+    waited_behind: HashMap<MapData, u64, u64>,
+    log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    /// Memory of all maps in bytes, as the kernel accounts it.
+    map_bytes: u64,
+    costs: cost::Costs,
+    so_far: drain::SoFar,
+}

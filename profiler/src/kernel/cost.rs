@@ -1,0 +1,105 @@
+//! What the kernel programs themselves cost. The kernel counts their run time only while it is told to, which makes every
+//! run a little dearer, so it is told to for a tenth of the time and the figure is scaled up: an estimate.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::OwnedFd,
+    time::{Duration, Instant},
+};
+
+use aya::{Ebpf, programs::Program};
+
+use super::sys::{self, ProgramStatistics};
+
+/// How often, and for how long, run times are counted.
+const EVERY: Duration = Duration::from_secs(1);
+const FOR: Duration = Duration::from_millis(100);
+
+/// Run times so far.
+#[derive(Default)]
+pub struct Costs {
+    counting: Option<(OwnedFd, Instant)>,
+    last_began: Option<Instant>,
+    counted: Duration,
+    window_began: Option<Instant>,
+    at_window_start: BTreeMap<String, ProgramStatistics>,
+}
+
+/// What the programs cost in a window.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WindowCosts {
+    /// Estimated run time by program in nanoseconds; `None` where the kernel does not count.
+    pub run_time_ns: Option<BTreeMap<String, u64>>,
+    /// Runs that the kernel skipped, by program.
+    pub recursion_misses: BTreeMap<String, u64>,
+}
+
+impl Costs {
+    /// Switches counting on and off as time passes; called often.
+    pub fn tick(&mut self) {
+        let now = Instant::now();
+        match &self.counting {
+            Some((_, began)) if now.duration_since(*began) >= FOR => self.pause(now),
+            None if self.last_began.is_none_or(|began| now.duration_since(began) >= EVERY) => {
+                self.last_began = Some(now);
+                match sys::enable_run_time_statistics() {
+                    Ok(statistics) => self.counting = Some((statistics, now)),
+                    Err(error) => tracing::debug!("the kernel does not count the programs' run time: {error}"),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn pause(&mut self, now: Instant) {
+        if let Some((_, began)) = self.counting.take() {
+            self.counted += now.duration_since(began);
+        }
+    }
+
+    /// Ends the window and begins the next.
+    pub fn end_window(&mut self, ebpf: &Ebpf) -> WindowCosts {
+        let now = Instant::now();
+        self.pause(now);
+        self.last_began = None;
+        let statistics = statistics(ebpf);
+        let length = self.window_began.map_or(Duration::ZERO, |began| now.duration_since(began));
+        let scale = if self.counted.is_zero() { None } else { Some(length.as_secs_f64() / self.counted.as_secs_f64()) };
+        let mut costs = WindowCosts { run_time_ns: scale.map(|_| BTreeMap::new()), ..WindowCosts::default() };
+        for (program, now) in &statistics {
+            let before = self.at_window_start.get(program).copied().unwrap_or_default();
+            if let (Some(scale), Some(times)) = (scale, &mut costs.run_time_ns) {
+                let counted = now.run_time_ns.saturating_sub(before.run_time_ns);
+                times.insert(program.clone(), (counted as f64 * scale) as u64);
+            }
+            let misses = now.recursion_misses.saturating_sub(before.recursion_misses);
+            if misses > 0 {
+                costs.recursion_misses.insert(program.clone(), misses);
+            }
+        }
+        self.at_window_start = statistics;
+        self.window_began = Some(now);
+        self.counted = Duration::ZERO;
+        costs
+    }
+}
+
+fn statistics(ebpf: &Ebpf) -> BTreeMap<String, ProgramStatistics> {
+    let mut all = BTreeMap::new();
+    for (name, program) in ebpf.programs() {
+        let fd = match program {
+            Program::BtfTracePoint(program) => program.fd(),
+            Program::PerfEvent(program) => program.fd(),
+            Program::Iter(program) => program.fd(),
+            _ => continue,
+        };
+        let Ok(fd) = fd else { continue };
+        match sys::program_statistics(std::os::fd::AsFd::as_fd(fd)) {
+            Ok(statistics) => {
+                all.insert(name.to_owned(), statistics);
+            }
+            Err(error) => tracing::debug!("no statistics of {name}: {error}"),
+        }
+    }
+    all
+}

@@ -1,0 +1,282 @@
+//! Windows out of the maps: flip to the other generation, wait until nobody writes to the old one, settle, read, zero.
+
+use std::collections::BTreeMap;
+
+use profiler_ebpf::{Control, Counter, LedgerRow, account::{ERRNOS, PARTS}, histogram::BUCKETS, settings::iterate, syscall::SYSCALLS};
+use rustc_hash::FxHashMap;
+
+use super::{Event, Kernel, KernelError, Record, cost::WindowCosts, sys};
+
+/// One container's exact account of a window, summed over CPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerAccount {
+    /// Thread-nanoseconds by [`profiler_ebpf::Part`].
+    pub parts_ns: [u64; PARTS],
+    /// User time by ticks in nanoseconds; only its ratio to `kernel_ticks_ns` is meaningful.
+    pub user_ticks_ns: u64,
+    /// Kernel time by ticks in nanoseconds.
+    pub kernel_ticks_ns: u64,
+    /// Switches away from a thread that blocked.
+    pub voluntary: u64,
+    /// Switches away from a thread that could have run on.
+    pub involuntary: u64,
+    /// Longest run-queue latency in nanoseconds.
+    pub run_queue_max_ns: u64,
+    /// Run-queue latency by bucket.
+    pub run_queue: Vec<u64>,
+}
+
+impl Default for LedgerAccount {
+    fn default() -> Self {
+        Self {
+            parts_ns: [0; PARTS],
+            user_ticks_ns: 0,
+            kernel_ticks_ns: 0,
+            voluntary: 0,
+            involuntary: 0,
+            run_queue_max_ns: 0,
+            run_queue: vec![0; BUCKETS],
+        }
+    }
+}
+
+impl LedgerAccount {
+    fn add(&mut self, row: &LedgerRow) {
+        for (sum, ns) in self.parts_ns.iter_mut().zip(row.parts_ns) {
+            *sum += ns;
+        }
+        self.user_ticks_ns += row.user_ticks_ns;
+        self.kernel_ticks_ns += row.kernel_ticks_ns;
+        self.voluntary += row.voluntary;
+        self.involuntary += row.involuntary;
+        self.run_queue_max_ns = self.run_queue_max_ns.max(row.run_queue_max_ns);
+        for (sum, count) in self.run_queue.iter_mut().zip(row.run_queue) {
+            *sum += u64::from(count);
+        }
+    }
+}
+
+/// One container's exact account of one syscall in a window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyscallAccount {
+    /// Container index.
+    pub container: u32,
+    /// Syscall number.
+    pub number: u32,
+    /// Summed latency in nanoseconds.
+    pub total_ns: u64,
+    /// Longest latency in nanoseconds.
+    pub max_ns: u64,
+    /// Bytes moved.
+    pub bytes: u64,
+    /// Latency by bucket; their sum is the number of calls.
+    pub latency: Vec<u64>,
+    /// Failed calls by errno position ([`profiler_ebpf::account::ERRNOS`]), those that occurred.
+    pub errors: BTreeMap<u32, u64>,
+}
+
+/// Everything that the maps hold of one window. Records and events are drained apart.
+#[derive(Debug, Default)]
+pub struct RawWindow {
+    /// Start (CLOCK_MONOTONIC, ns).
+    pub start_ns: u64,
+    /// End (CLOCK_MONOTONIC, ns).
+    pub end_ns: u64,
+    /// Accounts by container index.
+    pub ledgers: BTreeMap<u32, LedgerAccount>,
+    /// Syscalls.
+    pub syscalls: Vec<SyscallAccount>,
+    /// (waiter, runner, ns), by container index.
+    pub waited_behind: Vec<(u32, u32, u64)>,
+    /// Gaps still open at the end, with the user registers of their threads.
+    pub open_gaps: Vec<Record>,
+    /// Growth of each counter.
+    pub counters: BTreeMap<&'static str, u64>,
+    /// Samples due by the events' own counts.
+    pub samples_expected: u64,
+    /// What the programs cost.
+    pub costs: WindowCosts,
+    /// Bytes of records that made no sense.
+    pub record_bytes_skipped: u64,
+    /// Whether the kernel waited for its programs, or only time passed.
+    pub grace_by_kernel: bool,
+}
+
+impl RawWindow {
+    /// Growth of one counter.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters.get(counter.name()).copied().unwrap_or(0)
+    }
+}
+
+/// What was read of counts that only grow.
+#[derive(Default)]
+pub struct SoFar {
+    window_start_ns: u64,
+    counters: FxHashMap<u32, u64>,
+    expected: u64,
+    waited_behind: FxHashMap<u64, u64>,
+    skipped: u64,
+}
+
+impl Kernel {
+    /// Begins the first window: what was accounted before it is thrown away.
+    pub(super) fn begin_first_window(&mut self) -> Result<(), KernelError> {
+        self.end_window().map(drop)
+    }
+
+    /// Stops sampling, so that the last window's samples and their expectation belong together.
+    pub fn stop_sampling(&mut self) {
+        if let Some(sampler) = &self.sampler {
+            sampler.stop();
+        }
+    }
+
+    /// Takes the records that have gathered, oldest first within each CPU. User stacks taken at the end of syscalls come
+    /// before the gaps they belong to may have been read, so they are drained first: a gap's record is always written
+    /// before its user stack's.
+    pub fn drain_records(&mut self, mut take: impl FnMut(Record)) {
+        let mut at_exit = Vec::new();
+        self.so_far.skipped += self.at_exit.drain(|record| at_exit.push(record));
+        self.so_far.skipped += self.off_cpu.drain(&mut take);
+        self.so_far.skipped += self.on_cpu.drain(&mut take);
+        at_exit.into_iter().for_each(take);
+        self.costs.tick();
+    }
+
+    /// Takes the process and cgroup events that have gathered.
+    pub fn drain_events(&mut self, mut take: impl FnMut(Event)) {
+        while let Some(item) = self.events.next() {
+            if item.len() >= size_of::<Event>() {
+                // SAFETY: as many bytes were just checked to be there; an event is plain integers, read unaligned.
+                take(unsafe { std::ptr::read_unaligned(item.as_ptr().cast::<Event>()) });
+            }
+        }
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+    }
+
+    /// Opens sampling events on CPUs that came online.
+    pub fn follow_cpus(&mut self) -> Result<(), KernelError> {
+        self.sampler.as_mut().map_or(Ok(()), super::sampler::Sampler::follow_cpus)
+    }
+
+    /// Ends the window and begins the next.
+    pub fn end_window(&mut self) -> Result<RawWindow, KernelError> {
+        let (generation, _) = Control::split(self.window_word());
+        let end_ns = sys::monotonic_ns() & !1;
+        self.set_window(Control::join(generation ^ 1, end_ns));
+        // Programs that read the old word may still be writing to the old generation; after this none is.
+        let by_kernel = sys::wait_for_programs();
+        let written = self.walk_threads(iterate::SETTLE)?;
+        // Nor is one that settled a thread's state in the iterator's place.
+        let grace_by_kernel = sys::wait_for_programs() && by_kernel;
+        let mut window = RawWindow {
+            start_ns: std::mem::replace(&mut self.so_far.window_start_ns, end_ns),
+            end_ns,
+            open_gaps: parse_all(&written),
+            grace_by_kernel,
+            record_bytes_skipped: std::mem::take(&mut self.so_far.skipped),
+            costs: self.costs.end_window(&self.ebpf),
+            ..RawWindow::default()
+        };
+        self.take_ledgers(generation, &mut window);
+        self.take_syscalls(generation, &mut window);
+        self.take_waited_behind(&mut window);
+        self.take_counters(&mut window);
+        Ok(window)
+    }
+
+    fn window_word(&self) -> u64 {
+        self.control.read(0).map_or(u64::MAX - 1, |control| control.window)
+    }
+
+    fn set_window(&self, word: u64) {
+        if let Some(control) = self.control.at(0) {
+            // SAFETY: inside the mapping and aligned, so the word is stored whole.
+            unsafe { std::ptr::write_volatile(&raw mut (*control).window, word) };
+        }
+    }
+
+    fn take_ledgers(&mut self, generation: u32, window: &mut RawWindow) {
+        let (cpus, containers) = (self.sizes.cpus as usize, self.sizes.containers as usize);
+        for cpu in 0..=cpus {
+            for container in 0..containers {
+                let index = ((generation as usize & 1) * (cpus + 1) + cpu) * containers + container;
+                let Some(row) = self.ledger.read(index) else { continue };
+                if row.parts_ns.iter().all(|ns| *ns == 0) && row.voluntary + row.involuntary == 0 {
+                    continue;
+                }
+                window.ledgers.entry(container as u32).or_default().add(&row);
+                self.ledger.zero(index);
+            }
+        }
+    }
+
+    fn take_syscalls(&mut self, generation: u32, window: &mut RawWindow) {
+        let used = self.control.read(0).map_or(0, |control| control.next_syscall_row).min(self.sizes.syscall_rows);
+        if used == 0 {
+            return;
+        }
+        let first = generation as usize * self.sizes.syscall_rows as usize;
+        for container in 0..self.sizes.containers {
+            for number in 0..SYSCALLS as u32 {
+                let Some(place) = self.syscall_index.read(container as usize * SYSCALLS + number as usize) else {
+                    continue;
+                };
+                if place == 0 || place > used {
+                    continue;
+                }
+                let index = first + place as usize - 1;
+                let Some(row) = self.syscall_rows.read(index) else { continue };
+                if row.latency.iter().all(|count| *count == 0) {
+                    continue;
+                }
+                let errors = (0..ERRNOS as u32).zip(row.errors).filter(|(_, n)| *n > 0);
+                window.syscalls.push(SyscallAccount {
+                    container,
+                    number,
+                    total_ns: row.total_ns,
+                    max_ns: row.max_ns,
+                    bytes: row.bytes,
+                    latency: row.latency.iter().map(|count| u64::from(*count)).collect(),
+                    errors: errors.map(|(errno, n)| (errno, u64::from(n))).collect(),
+                });
+                self.syscall_rows.zero(index);
+            }
+        }
+    }
+
+    fn take_waited_behind(&mut self, window: &mut RawWindow) {
+        for (key, ns) in self.waited_behind.iter().filter_map(Result::ok) {
+            let before = self.so_far.waited_behind.insert(key, ns).unwrap_or(0);
+            if ns > before {
+                window.waited_behind.push(((key >> 32) as u32, key as u32, ns - before));
+            }
+        }
+    }
+
+    fn take_counters(&mut self, window: &mut RawWindow) {
+        let expected = self.sampler.as_ref().map_or(0, super::sampler::Sampler::expected);
+        window.samples_expected = expected - std::mem::replace(&mut self.so_far.expected, expected);
+        for counter in Counter::ALL {
+            let place = *counter as usize;
+            let sum = (0..self.counters.len()).filter_map(|cpu| self.counters.read(cpu)).map(|row| row[place]).sum();
+            let before = self.so_far.counters.insert(*counter as u32, sum).unwrap_or(0);
+            if sum > before {
+                window.counters.insert(counter.name(), sum - before);
+            }
+        }
+    }
+}
+
+/// The iterator's output: records one after another.
+fn parse_all(mut bytes: &[u8]) -> Vec<Record> {
+    let mut records = Vec::new();
+    while let Some(record) = Record::parse(bytes) {
+        bytes = &bytes[record.length()..];
+        records.push(record);
+    }
+    records
+}

@@ -1,0 +1,437 @@
+//! Loading and attaching: sizes, constants, programs, and the order in which they start.
+
+use std::{
+    io::{self, Read},
+    os::fd::{AsFd, AsRawFd},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{HashMap, Map, Queue, RingBuf},
+    programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError},
+};
+use profiler_ebpf::{
+    CONTAINER_FIRST, Control, CpuState, LedgerRow, Offsets, Settings, map, record::RING_BYTES, settings::iterate,
+    syscall::SYSCALLS,
+};
+
+use super::{
+    Kernel, KernelError, KernelOptions, Sizes,
+    btf::KernelTypes,
+    cost::Costs,
+    cpus, drain,
+    mapped::MappedArray,
+    offsets,
+    records::Rings,
+    sampler::Sampler,
+    syscalls,
+};
+
+/// The compiled programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../profiler-ebpf/prebuilt/profiler.bpf.o");
+
+/// Programs that follow the life of threads, processes and cgroups; always attached.
+const LIFE: [&str; 5] =
+    ["sched_process_fork", "sched_process_exec", "sched_process_exit", "cgroup_mkdir", "cgroup_rmdir"];
+
+/// Programs of the ledger; always attached.
+const LEDGER: [&str; 4] = ["sched_switch", "sched_wakeup", "sched_wakeup_new", "sched_migrate_task"];
+
+/// Programs that do nothing, by the hook beside whose program the benchmark measures them.
+const EMPTY: [(&str, &str); 4] = [
+    ("empty_sched_switch", "sched_switch"),
+    ("empty_sched_wakeup", "sched_wakeup"),
+    ("empty_sys_enter", "sys_enter"),
+    ("empty_sys_exit", "sys_exit"),
+];
+
+/// Memory that the ledger may take, both generations and all CPUs together.
+const LEDGER_BYTES: u32 = 64 << 20;
+
+/// Memory of a thread's slot, with what the kernel keeps beside it, in bytes.
+const SLOT_BYTES: u64 = 384;
+
+impl Sizes {
+    fn of(options: &KernelOptions) -> Result<Self, KernelError> {
+        let cpus = cpus::possible().map_err(|source| KernelError::Machine { what: "the possible CPUs", source })?;
+        if options.tiny_maps {
+            return Ok(Self { cpus, containers: 8, syscall_rows: 8, ring_bytes: 4096 });
+        }
+        // Room for twice the cgroups there are and some more.
+        let most = LEDGER_BYTES / (size_of::<LedgerRow>() as u32 * 2 * (cpus + 1));
+        let containers = (options.cgroups as u32 * 2 + 64).clamp(128, 4096).min(most.max(32));
+        Ok(Self { cpus, containers, syscall_rows: (containers * 16).clamp(2048, 16_384), ring_bytes: RING_BYTES as u32 })
+    }
+
+    fn ledger_rows(self) -> usize {
+        2 * (self.cpus as usize + 1) * self.containers as usize
+    }
+}
+
+impl Kernel {
+    /// Loads and attaches the programs, gives every thread its slot, and begins the first window.
+    pub fn start(options: KernelOptions) -> Result<Self, KernelError> {
+        check_lockdown()?;
+        let types = KernelTypes::of_running_kernel()?;
+        let offsets = offsets::resolve(&types, &options.hierarchy)?;
+        drop(types);
+        let sizes = Sizes::of(&options)?;
+        let (mut ebpf, btf) = load_object(&options, sizes, &offsets)?;
+        let map_bytes = memory_of_maps(&ebpf);
+        let mut maps = Maps { ebpf: &mut ebpf };
+        let (cpus, containers) = (sizes.cpus as usize, sizes.containers as usize);
+        let control = maps.array(map::CONTROL, 1)?;
+        control.write(0, Control { window: u64::MAX - 1, iterate: iterate::CREATE, next_syscall_row: 0 });
+        seed(&maps.array(map::CPUS, cpus)?);
+        let ledger = maps.array(map::LEDGER, sizes.ledger_rows())?;
+        let syscall_index = maps.array(map::SYSCALL_INDEX, containers * SYSCALLS)?;
+        let syscall_rows = maps.array(map::SYSCALLS, 2 * sizes.syscall_rows as usize)?;
+        let container_cgroups = maps.array(map::CONTAINER_CGROUPS, containers)?;
+        let container_filter = maps.array(map::CONTAINER_FILTER, containers)?;
+        let counters = maps.array(map::COUNTERS, cpus)?;
+        let on_cpu = Rings::new(maps.array(map::ON_CPU_RINGS, cpus)?, sizes.ring_bytes);
+        let off_cpu = Rings::new(maps.array(map::OFF_CPU_RINGS, cpus)?, sizes.ring_bytes);
+        let at_exit = Rings::new(maps.array(map::SYSCALL_RINGS, cpus)?, sizes.ring_bytes);
+        maps.fill(&options, sizes)?;
+        attach(&mut ebpf, &btf, &options)?;
+        // A map may only leave the loader once every program that names it is loaded.
+        let mut maps = Maps { ebpf: &mut ebpf };
+        let events = RingBuf::try_from(maps.take(map::EVENTS)?).map_err(|error| wrong(map::EVENTS, &error))?;
+        let waited_behind = HashMap::try_from(maps.take(map::WAITED_BEHIND)?)
+            .map_err(|error| wrong(map::WAITED_BEHIND, &error))?;
+        let log = if options.kernel_log { kernel_log(&mut ebpf) } else { None };
+        let mut kernel = Self {
+            ebpf,
+            sizes,
+            sampler: None,
+            control,
+            ledger,
+            syscall_index,
+            syscall_rows,
+            container_cgroups,
+            container_filter,
+            counters,
+            on_cpu,
+            off_cpu,
+            at_exit,
+            events,
+            waited_behind,
+            log,
+            map_bytes,
+            costs: Costs::default(),
+            so_far: drain::SoFar::default(),
+            options,
+        };
+        kernel.walk_threads(iterate::CREATE)?;
+        kernel.walk_threads(iterate::CORRECT)?;
+        if let Some(frequency_hz) = kernel.options.frequency_hz {
+            let program: &mut PerfEvent = typed(&mut kernel.ebpf, "cpu_clock")?;
+            let program = program.fd().map_err(|error| failed("attach", "cpu_clock", error))?.as_fd();
+            kernel.sampler = Some(Sampler::start(program, frequency_hz)?);
+        }
+        kernel.begin_first_window()?;
+        Ok(kernel)
+    }
+
+    /// Lets the iterator walk over all threads and returns what it wrote.
+    pub(super) fn walk_threads(&mut self, task: u32) -> Result<Vec<u8>, KernelError> {
+        if let Some(control) = self.control.at(0) {
+            // SAFETY: inside the mapping; only we write this member.
+            unsafe { std::ptr::write_volatile(&raw mut (*control).iterate, task) };
+        }
+        let program: &mut Iter = typed(&mut self.ebpf, "iter_task")?;
+        let link = program.attach().and_then(|id| program.take_link(id)).map_err(|error| failed("attach", "iter_task", error))?;
+        let mut file = link.into_file().map_err(|error| KernelError::Threads(io::Error::other(error)))?;
+        let mut written = Vec::new();
+        file.read_to_end(&mut written).map_err(KernelError::Threads)?;
+        Ok(written)
+    }
+
+    /// Gives a container, known by its index, a verdict of [`super::filter`].
+    pub fn set_filter(&self, container: u32, verdict: u8) {
+        self.container_filter.write(container as usize, verdict);
+    }
+
+    /// Cgroup id of a container index; none if the index was not given to a cgroup.
+    pub fn cgroup_of(&self, container: u32) -> Option<u64> {
+        if container < CONTAINER_FIRST {
+            return None;
+        }
+        self.container_cgroups.read(container as usize).filter(|cgroup| *cgroup != 0)
+    }
+
+    /// Number of container indices.
+    pub fn containers(&self) -> u32 {
+        self.sizes.containers
+    }
+
+    /// Memory of all maps in bytes, as the kernel accounts it, and of the slots of `threads` threads.
+    pub fn map_bytes(&self, threads: u64) -> u64 {
+        self.map_bytes + threads * SLOT_BYTES
+    }
+}
+
+/// The empty programs alone, attached: what the hooks themselves cost.
+pub struct EmptyPrograms {
+    _ebpf: Ebpf,
+}
+
+impl EmptyPrograms {
+    /// Loads and attaches those whose hook is named.
+    pub fn attach(hooks: &[String]) -> Result<Self, KernelError> {
+        let options = KernelOptions {
+            frequency_hz: None,
+            off_cpu: false,
+            syscalls: false,
+            offcpu_threshold: std::time::Duration::from_millis(1),
+            hierarchy: super::HierarchyKind::V2,
+            cgroups: 0,
+            filter_containers: false,
+            processes: Vec::new(),
+            kernel_log: false,
+            tiny_maps: true,
+        };
+        let types = KernelTypes::of_running_kernel()?;
+        let offsets = offsets::resolve(&types, &options.hierarchy)?;
+        let (mut ebpf, btf) = load_object(&options, Sizes::of(&options)?, &offsets)?;
+        for (program, hook) in EMPTY {
+            if hooks.iter().any(|wanted| wanted == hook) {
+                attach_tracepoint(&mut ebpf, &btf, program, hook)?;
+            }
+        }
+        Ok(Self { _ebpf: ebpf })
+    }
+}
+
+fn check_lockdown() -> Result<(), KernelError> {
+    // Absent where the kernel has no lockdown.
+    let modes = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
+    if modes.contains("[confidentiality]") {
+        return Err(KernelError::Lockdown { mode: "confidentiality".to_owned() });
+    }
+    Ok(())
+}
+
+fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Result<(Ebpf, Btf), KernelError> {
+    let btf = Btf::from_sys_fs().map_err(|error| KernelError::Load(Box::new(error.into())))?;
+    let settings = Settings {
+        cpus: sizes.cpus,
+        containers: sizes.containers,
+        syscall_rows: sizes.syscall_rows,
+        ring_bytes: sizes.ring_bytes,
+        offcpu_threshold_ns: (options.offcpu_threshold.as_nanos() as u64).clamp(1, 4_000_000_000),
+        timerfd_fops: symbol_address("timerfd_fops"),
+        hierarchy: options.hierarchy.number(),
+        off_cpu: options.off_cpu.into(),
+        user_stack_at_exit: options.off_cpu.into(),
+        syscalls: options.syscalls.into(),
+        filter_containers: options.filter_containers.into(),
+        filter_processes: (!options.processes.is_empty()).into(),
+    };
+    let classes = syscalls::classes();
+    let log_level = if options.kernel_log { u8::MAX } else { 0 };
+    let containers = sizes.containers;
+    let ebpf = EbpfLoader::new()
+        .btf(Some(&btf))
+        .allow_unsupported_maps()
+        .override_global("OFFSETS", bytes_of(offsets), true)
+        .override_global("SETTINGS", bytes_of(&settings), true)
+        .override_global("SYSCALL_CLASSES", &classes[..], true)
+        .override_global(aya_log::LEVEL, &log_level, false)
+        .map_max_entries(map::LEDGER, sizes.ledger_rows() as u32)
+        .map_max_entries(map::CLOCKS, sizes.cpus * containers)
+        .map_max_entries(map::CPUS, sizes.cpus)
+        .map_max_entries(map::CONTAINERS, containers)
+        .map_max_entries(map::CONTAINER_CGROUPS, containers)
+        .map_max_entries(map::CONTAINER_FREE, containers)
+        .map_max_entries(map::CONTAINER_FILTER, containers)
+        .map_max_entries(map::SYSCALL_INDEX, containers * SYSCALLS as u32)
+        .map_max_entries(map::SYSCALLS, 2 * sizes.syscall_rows)
+        .map_max_entries(map::ON_CPU_RINGS, sizes.cpus)
+        .map_max_entries(map::OFF_CPU_RINGS, sizes.cpus)
+        .map_max_entries(map::SYSCALL_RINGS, sizes.cpus)
+        .map_max_entries(map::COUNTERS, sizes.cpus)
+        .load(OBJECT)
+        .map_err(load_failed)?;
+    Ok((ebpf, btf))
+}
+
+fn load_failed(error: aya::EbpfError) -> KernelError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = source {
+        if cause.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error() == Some(libc::EPERM)) {
+            return KernelError::NotPermitted { what: "create BPF maps".to_owned(), missing: missing_capabilities() };
+        }
+        source = cause.source();
+    }
+    KernelError::Load(Box::new(error))
+}
+
+/// Names of the capabilities that are needed and not there.
+fn missing_capabilities() -> String {
+    use caps::{CapSet, Capability};
+    let needed = [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_SYS_PTRACE];
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false) {
+        return "CAP_SYS_ADMIN is held, but something else (seccomp, lockdown, a container's policy) forbids it; \
+                CAP_BPF and CAP_PERFMON"
+            .to_owned();
+    }
+    let missing: Vec<String> = needed
+        .into_iter()
+        .filter(|capability| !caps::has_cap(None, CapSet::Effective, *capability).unwrap_or(false))
+        .map(|capability| capability.to_string())
+        .collect();
+    missing.join(", ")
+}
+
+/// The contract's structs as bytes, for the loader.
+fn bytes_of<T: Copy>(value: &T) -> &[u8] {
+    // SAFETY: the contract's structs are plain integers without padding (their sizes are asserted), borrowed as long as
+    // the slice.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }
+}
+
+/// Address of a kernel symbol, or 0 where the kernel hides it.
+fn symbol_address(name: &str) -> u64 {
+    let Ok(symbols) = std::fs::read_to_string("/proc/kallsyms") else { return 0 };
+    symbols
+        .lines()
+        .find_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let address = words.next()?;
+            (words.nth(1) == Some(name)).then(|| u64::from_str_radix(address, 16).ok()).flatten()
+        })
+        .unwrap_or(0)
+}
+
+/// The loaded maps, taken by name.
+struct Maps<'a> {
+    ebpf: &'a mut Ebpf,
+}
+
+impl Maps<'_> {
+    fn take(&mut self, name: &'static str) -> Result<Map, KernelError> {
+        self.ebpf.take_map(name).ok_or_else(|| no_such_map(name))
+    }
+
+    fn get(&mut self, name: &'static str) -> Result<&mut Map, KernelError> {
+        self.ebpf.map_mut(name).ok_or_else(|| no_such_map(name))
+    }
+
+    /// Maps an array into memory.
+    fn array<T>(&mut self, name: &'static str, length: usize) -> Result<MappedArray<T>, KernelError> {
+        match self.get(name)? {
+            Map::Array(data) => MappedArray::map(name, data.fd().as_fd(), length),
+            _ => Err(KernelError::Map { map: name, source: io::Error::other("not an array") }),
+        }
+    }
+
+    /// Puts in what the programs expect to find.
+    fn fill(&mut self, options: &KernelOptions, sizes: Sizes) -> Result<(), KernelError> {
+        let mut free: Queue<_, u32> =
+            Queue::try_from(self.get(map::CONTAINER_FREE)?).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
+        for index in CONTAINER_FIRST..sizes.containers {
+            free.push(index, 0).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
+        }
+        let mut selected: HashMap<_, u32, u32> =
+            HashMap::try_from(self.get(map::SELECTED)?).map_err(|error| wrong(map::SELECTED, &error))?;
+        for pid in &options.processes {
+            selected.insert(pid, 1, 0).map_err(|error| wrong(map::SELECTED, &error))?;
+        }
+        Ok(())
+    }
+}
+
+fn no_such_map(map: &'static str) -> KernelError {
+    KernelError::Map { map, source: io::Error::other("the object has no such map") }
+}
+
+fn wrong(map: &'static str, error: &aya::maps::MapError) -> KernelError {
+    KernelError::Map { map, source: io::Error::other(error.to_string()) }
+}
+
+/// What the kernel says all maps take, in bytes.
+fn memory_of_maps(ebpf: &Ebpf) -> u64 {
+    let mut bytes = 0;
+    for (_, map) in ebpf.maps() {
+        let fd = match map {
+            Map::Array(data) | Map::HashMap(data) | Map::Queue(data) | Map::RingBuf(data) | Map::Unsupported(data) => {
+                data.fd().as_fd().as_raw_fd()
+            }
+            _ => continue,
+        };
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+        let memory = info.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok());
+        bytes += memory.unwrap_or(0);
+    }
+    bytes
+}
+
+/// Gives every CPU's random numbers a start that is not zero.
+fn seed(states: &MappedArray<CpuState>) {
+    for cpu in 0..states.len() {
+        if let Some(state) = states.at(cpu) {
+            let seed = super::sys::monotonic_ns().wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (cpu as u64 + 1);
+            // SAFETY: inside the mapping; no program runs yet.
+            unsafe { std::ptr::write_volatile(&raw mut (*state).random, seed | 1) };
+        }
+    }
+}
+
+fn kernel_log(ebpf: &mut Ebpf) -> Option<aya_log::EbpfLogger<&'static dyn log::Log>> {
+    match aya_log::EbpfLogger::init(ebpf) {
+        Ok(log) => Some(log),
+        Err(error) => {
+            tracing::warn!("the kernel programs' log cannot be read: {error}");
+            None
+        }
+    }
+}
+
+/// Attaches in the order that leaves no gap: forks first, so that every thread gets a slot either there or by the
+/// iterator, then the scheduler, then the rest.
+fn attach(ebpf: &mut Ebpf, btf: &Btf, options: &KernelOptions) -> Result<(), KernelError> {
+    for program in LIFE.into_iter().chain(LEDGER) {
+        attach_tracepoint(ebpf, btf, program, program)?;
+    }
+    let iterator: &mut Iter = typed(ebpf, "iter_task")?;
+    iterator.load("task", btf).map_err(|error| failed("load", "iter_task", error))?;
+    let sampler: &mut PerfEvent = typed(ebpf, "cpu_clock")?;
+    sampler.load().map_err(|error| failed("load", "cpu_clock", error))?;
+    if options.syscalls {
+        attach_tracepoint(ebpf, btf, "sys_enter", "sys_enter")?;
+    }
+    if options.syscalls || options.off_cpu {
+        attach_tracepoint(ebpf, btf, "sys_exit", "sys_exit")?;
+    }
+    Ok(())
+}
+
+fn attach_tracepoint(ebpf: &mut Ebpf, btf: &Btf, name: &'static str, hook: &str) -> Result<(), KernelError> {
+    let program: &mut BtfTracePoint = typed(ebpf, name)?;
+    program.load(hook, btf).map_err(|error| failed("load", name, error))?;
+    program.attach().map_err(|error| failed("attach", name, error))?;
+    Ok(())
+}
+
+fn typed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, KernelError>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or_else(|| failed("load", name, ProgramError::NotLoaded))?
+        .try_into()
+        .map_err(|error| failed("load", name, error))
+}
+
+fn failed(step: &'static str, program: &'static str, error: ProgramError) -> KernelError {
+    let denied = match &error {
+        ProgramError::LoadError { io_error, .. } => io_error.raw_os_error() == Some(libc::EPERM),
+        ProgramError::SyscallError(call) => call.io_error.raw_os_error() == Some(libc::EPERM),
+        _ => false,
+    };
+    if denied {
+        return KernelError::NotPermitted { what: format!("{step} `{program}`"), missing: missing_capabilities() };
+    }
+    KernelError::Program { step, program, source: Box::new(error) }
+}
