@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::Hash;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     Container, ContainerIndex, Coverage, CpuSampleCoverage, Frame, Host, OffCpuSample, OnCpuSample, Overhead, Pressure,
@@ -14,7 +14,7 @@ use super::{
 impl Profile {
     /// Adds what `other` measured on the same host with the same settings.
     ///
-    /// Containers are the same when runtime, id, name and cgroup are. Times, counts, histograms and coverage are
+    /// Containers are the same when runtime and id are; what has no id, when runtime, name and cgroup are. Times, counts, histograms and coverage are
     /// summed, and so is the profiler's own CPU time; of its memory the peak is kept. The window becomes the shortest
     /// that holds both; pressure is the mean, weighted by the length of each window.
     pub fn merge(&mut self, other: Profile) {
@@ -138,54 +138,116 @@ fn merge_processes(mine: &mut Vec<Process>, theirs: &[Process], tables: &Tables)
 }
 
 fn merge_containers(mine: &mut Vec<Container>, theirs: Vec<Container>, weights: (u64, u64)) -> Vec<ContainerIndex> {
-    let identity = |container: &Container| {
-        (container.runtime.clone(), container.id.clone(), container.name.clone(), container.cgroup.clone())
-    };
-    let mut positions: FxHashMap<_, usize> =
-        mine.iter().enumerate().map(|(index, container)| (identity(container), index)).collect();
-    // Display names stay unique: a container that was replaced by one of the same name gets its id behind the name.
-    let mut names: FxHashMap<String, ()> = mine.iter().map(|container| (container.name.clone(), ())).collect();
-    let mut renamed: BTreeMap<String, String> = BTreeMap::new();
-    let absent: Vec<bool> = theirs.iter().map(|container| !positions.contains_key(&identity(container))).collect();
-    for (container, _) in theirs.iter().zip(&absent).filter(|(_, absent)| **absent) {
-        if names.insert(container.name.clone(), ()).is_some() {
-            let name = unused_name(container, &names);
-            names.insert(name.clone(), ());
-            renamed.insert(container.name.clone(), name);
-        }
-    }
-    let new_name = |name: &str| renamed.get(name).map_or(name, String::as_str).to_owned();
-
+    let places = place_containers(mine, &theirs);
     let mut indices = Vec::with_capacity(theirs.len());
-    for (mut container, absent) in theirs.into_iter().zip(absent) {
-        let key = identity(&container);
+    for (mut container, (position, name)) in theirs.into_iter().zip(places.positions) {
         for behind in &mut container.waited_behind {
-            behind.container = new_name(&behind.container);
-        }
-        let position = *positions.entry(key).or_insert(mine.len());
-        match mine.get_mut(position) {
-            Some(there) => merge_container(there, container, weights),
-            None => {
-                if absent {
-                    container.name = new_name(&container.name);
-                }
-                scale_pressure(&mut container.pressure, weights);
-                mine.push(container);
+            if let Some(name) = places.names.get(&behind.container) {
+                behind.container.clone_from(name);
             }
+        }
+        if let Some(there) = mine.get_mut(position) {
+            merge_container(there, container, weights);
+        } else {
+            container.name = name;
+            scale_pressure(&mut container.pressure, weights);
+            mine.push(container);
         }
         indices.push(ContainerIndex(position as u32));
     }
     indices
 }
 
-fn unused_name(container: &Container, names: &FxHashMap<String, ()>) -> String {
-    let id: String = container.id.chars().take(12).collect();
-    let tail = if id.is_empty() { &container.cgroup } else { &id };
-    let mut name = format!("{}@{tail}", container.name);
-    while names.contains_key(&name) {
+/// Where the containers of one profile go in another.
+struct Places {
+    /// Position and display name of each.
+    positions: Vec<(usize, String)>,
+    /// Display names there, by the names they had.
+    names: BTreeMap<String, String>,
+}
+
+fn place_containers(mine: &mut [Container], theirs: &[Container]) -> Places {
+    let mut positions: FxHashMap<Identity, usize> =
+        mine.iter().enumerate().map(|(index, container)| (identity(container), index)).collect();
+    let mut taken: FxHashSet<String> = mine.iter().map(|container| container.name.clone()).collect();
+    let mut places = Places { positions: Vec::with_capacity(theirs.len()), names: BTreeMap::new() };
+    let mut next = mine.len();
+    for container in theirs {
+        let known = positions.get(&identity(container)).or_else(|| positions.get(&renamed(container))).copied();
+        let position = known.unwrap_or(next);
+        let name = match known {
+            Some(position) => {
+                learn_name(mine, position, &container.name, &mut taken);
+                mine.get(position).map_or_else(|| container.name.clone(), |there| there.name.clone())
+            }
+            None => {
+                next += 1;
+                unused_name(container, &taken)
+            }
+        };
+        positions.entry(identity(container)).or_insert(position);
+        taken.insert(name.clone());
+        if name != container.name {
+            places.names.insert(container.name.clone(), name.clone());
+        }
+        places.positions.push((position, name));
+    }
+    places
+}
+
+/// Runtime and id; for what has no id (units, the host), runtime, name and cgroup.
+type Identity = (String, String, String);
+
+fn identity(container: &Container) -> Identity {
+    let runtime = container.runtime.clone();
+    if container.id.is_empty() {
+        (runtime, container.name.clone(), container.cgroup.clone())
+    } else {
+        (runtime, container.id.clone(), String::new())
+    }
+}
+
+/// The identity it has if an earlier merge had to rename it.
+fn renamed(container: &Container) -> Identity {
+    let (runtime, name, cgroup) = identity(container);
+    if container.id.is_empty() { (runtime, distinct_name(container), cgroup) } else { (runtime, name, cgroup) }
+}
+
+/// A container that was known by its id only takes the name that a later window learned.
+fn learn_name(mine: &mut [Container], position: usize, name: &str, taken: &mut FxHashSet<String>) {
+    let unnamed = mine.get(position).filter(|there| there.id.starts_with(&there.name) && !taken.contains(name));
+    let Some(old) = unnamed.map(|there| there.name.clone()).filter(|old| !old.is_empty()) else {
+        return;
+    };
+    for container in mine.iter_mut() {
+        for behind in &mut container.waited_behind {
+            if behind.container == old {
+                name.clone_into(&mut behind.container);
+            }
+        }
+    }
+    if let Some(there) = mine.get_mut(position) {
+        name.clone_into(&mut there.name);
+    }
+    taken.insert(name.to_owned());
+}
+
+/// Display names stay unique: a container that took over another's name gets its id behind it.
+fn unused_name(container: &Container, taken: &FxHashSet<String>) -> String {
+    if !taken.contains(&container.name) {
+        return container.name.clone();
+    }
+    let mut name = distinct_name(container);
+    while taken.contains(&name) {
         name.push('\'');
     }
     name
+}
+
+fn distinct_name(container: &Container) -> String {
+    let id: String = container.id.chars().take(12).collect();
+    let tail = if id.is_empty() { &container.cgroup } else { &id };
+    format!("{}@{tail}", container.name)
 }
 
 fn merge_container(mine: &mut Container, theirs: Container, weights: (u64, u64)) {

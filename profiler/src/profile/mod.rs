@@ -13,6 +13,8 @@ mod merge;
 pub mod recording;
 mod sample;
 mod selection;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use check::Inconsistency;
 pub use container::{Container, ContainerIndex, Errno, Pressure, SyscallStats, Wait, WaitedBehind};
@@ -81,6 +83,7 @@ pub struct Host {
 /// What was collected, and with which parameters.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether one thing was asked for")]
 pub struct Settings {
     /// Whether on-CPU stacks were sampled.
     pub on_cpu: bool,
