@@ -7,17 +7,36 @@ use crate::profile::{CpuSampleCoverage, StackCoverage};
 
 /// The coverage of one kind of stacks on one line.
 pub fn summary(scope: &Scope<'_>, kind: Kind) -> String {
+    let coverage = &scope.profile.coverage;
     let mut parts = Vec::new();
     if kind != Kind::OffCpu {
-        parts.push(samples(&scope.profile.coverage.cpu_samples));
+        parts.push(samples(&coverage.cpu_samples));
     }
     if kind != Kind::Cpu {
         parts.push(off_cpu(scope));
     }
-    if let Some(stacks) = incomplete_stacks(&scope.profile.coverage.stacks) {
-        parts.push(stacks);
+    parts.extend(incomplete_stacks(&coverage.stacks));
+    parts.push(format!("{} of frames named", percent(coverage.symbols_resolved())));
+    parts.join(" · ")
+}
+
+/// [`summary`], without the reasons of losses if it would be longer than `most` characters.
+pub fn summary_within(scope: &Scope<'_>, kind: Kind, most: usize) -> String {
+    let full = summary(scope, kind);
+    if full.chars().count() <= most {
+        return full;
     }
-    parts.push(format!("{} of frames named", percent(scope.profile.coverage.symbols_resolved())));
+    let coverage = &scope.profile.coverage;
+    let mut parts = Vec::new();
+    if kind != Kind::OffCpu {
+        let samples = &coverage.cpu_samples;
+        parts.push(format!("{} of {} samples kept, {} lost", samples.kept, samples.expected, samples.lost_total()));
+    }
+    if kind != Kind::Cpu {
+        parts.push(off_cpu(scope));
+    }
+    parts.push(format!("{} of stacks complete", percent(coverage.stacks.complete_share())));
+    parts.push(format!("{} of frames named", percent(coverage.symbols_resolved())));
     parts.join(" · ")
 }
 

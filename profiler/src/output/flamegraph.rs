@@ -11,12 +11,15 @@ use super::rows::{Label, Part, Row, Rows};
 use super::{Growth, Kind, OutputError, Scope};
 use crate::profile::FrameKind;
 
+/// The characters of a subtitle that fit the picture's 1,200 pixels.
+const WIDEST_SUBTITLE: usize = 160;
+
 /// Writes the flamegraph.
 pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputError> {
     let kind = Kind::choose(scope.options.kind, scope.profile)?;
     let rows = Rows::collect(scope, kind)?;
     let title = scope.options.title.clone().unwrap_or_else(|| title(scope, kind));
-    let subtitle = coverage::summary(scope, kind);
+    let subtitle = coverage::summary_within(scope, kind, WIDEST_SUBTITLE);
     let svg = if rows.rows.is_empty() { empty(&title, &subtitle) } else { draw(scope, kind, &rows, title, subtitle)? };
     writer.write_all(svg.as_bytes())?;
     Ok(())
@@ -47,7 +50,9 @@ fn draw(scope: &Scope<'_>, kind: Kind, rows: &Rows, title: String, subtitle: Str
     for label in &rows.labels {
         palette.insert(svg_name(label), color(label));
     }
+    palette.insert("", ALL);
     let mut options = Options::default();
+    options.notes = coverage::summary(scope, kind);
     options.title = title;
     options.subtitle = Some(subtitle);
     kind.unit().clone_into(&mut options.count_name);
@@ -82,6 +87,7 @@ fn svg_name(label: &Label) -> String {
     }
 }
 
+const ALL: Color = Color { r: 216, g: 216, b: 208 };
 const CONTAINER: Color = Color { r: 104, g: 190, b: 140 };
 const PROCESS: Color = Color { r: 160, g: 214, b: 176 };
 const THREAD: Color = Color { r: 200, g: 228, b: 205 };

@@ -217,15 +217,17 @@ fn functions(scope: &Scope<'_>) -> Option<Section> {
     let mut hot: FxHashMap<u32, Hot<'_>> = FxHashMap::default();
     for sample in scope.profile.on_cpu.iter().filter(|sample| scope.selected.contains(sample.container)) {
         let hot = hot.entry(sample.container.0).or_default();
-        hot.samples += sample.count;
+        hot.samples = hot.samples.saturating_add(sample.count);
         let name = |frame: &Frame| (stacks.text_of(frame.function), frame.kind);
         if let Some(leaf) = stacks.frames_of(sample.stack).next_back() {
-            *hot.own.entry(name(leaf)).or_default() += sample.count;
+            let own = hot.own.entry(name(leaf)).or_default();
+            *own = own.saturating_add(sample.count);
         }
         // A function that calls itself counts once.
         let distinct: FxHashSet<_> = stacks.frames_of(sample.stack).map(name).collect();
         for function in distinct {
-            *hot.total.entry(function).or_default() += sample.count;
+            let total = hot.total.entry(function).or_default();
+            *total = total.saturating_add(sample.count);
         }
     }
     let mut hot: Vec<_> = hot.into_iter().collect();

@@ -218,3 +218,6 @@ fn decompress(stored: &[u8], expected: u64) -> Result<Vec<u8>, RecordingError> {
         Err(RecordingError::Corrupt("its payload has another length than its header says".to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests;
