@@ -16,7 +16,7 @@ pub fn write(path: &Path, render: impl FnOnce(&mut dyn Write) -> Result<(), Outp
         return ignore_broken_pipe(through(io::stdout().lock(), render));
     }
     let in_place = |error| match error {
-        OutputError::Io(source) => unwritable(path, source),
+        OutputError::Io(error) => unwritable(path, error),
         other => other,
     };
     if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
@@ -103,9 +103,9 @@ fn directory_of(path: &Path) -> PathBuf {
     }
 }
 
-fn unwritable(path: &Path, source: io::Error) -> OutputError {
+fn unwritable(path: &Path, error: io::Error) -> OutputError {
     let directory = directory_of(path);
-    let remedy = match source.kind() {
+    let remedy = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             format!("make the directory {} first, or name another output with -o", directory.display())
         }
@@ -118,5 +118,5 @@ fn unwritable(path: &Path, source: io::Error) -> OutputError {
         }
         _ => "name another output with -o".to_owned(),
     };
-    OutputError::Unwritable { path: path.to_owned(), remedy, source }
+    OutputError::Unwritable { path: path.to_owned(), remedy, error }
 }

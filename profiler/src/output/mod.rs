@@ -161,14 +161,14 @@ pub enum OutputError {
         path: PathBuf,
     },
     /// The output cannot be written.
-    #[error("cannot write {}: {source}; {remedy}", path.display())]
+    #[error("cannot write {}: {error}; {remedy}", path.display())]
     Unwritable {
         /// The output.
         path: PathBuf,
         /// What to do.
         remedy: String,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// A pattern matches no container.
     #[error(transparent)]

@@ -205,7 +205,8 @@ fn speedscope_weights_add_up_for_each_kind() -> Result {
     assert_eq!(names[1], (&"off-CPU".into(), &"microseconds".into()));
     assert_eq!(names[2], (&"wall-clock".into(), &"microseconds".into()));
     for profile in profiles {
-        let weights: u64 = profile["weights"].as_array().ok_or("no weights")?.iter().filter_map(|w| w.as_u64()).sum();
+        let weights: u64 =
+            profile["weights"].as_array().ok_or("no weights")?.iter().filter_map(serde_json::Value::as_u64).sum();
         assert_eq!(Some(weights), profile["endValue"].as_u64());
     }
     let one: serde_json::Value = serde_json::from_str(&text(Format::Speedscope, &of_kind(Kind::OffCpu))?)?;
@@ -339,7 +340,7 @@ fn an_unwritable_output_is_an_error_that_names_it_and_the_remedy() -> Result {
     assert!(error.is_err_and(|error| error.contains(&missing.display().to_string()) && error.contains(&expected)));
     let error = destination::check(directory.path()).map_err(|error| error.to_string());
     assert!(error.is_err_and(|error| error.contains("name a file in it with -o")));
-    let full = destination::write(Path::new("/dev/full"), |writer| Ok(writer.write_all(&[0; 1 << 17])?));
+    let full = destination::write(Path::new("/dev/full"), |writer| Ok(writer.write_all(&vec![0; 1 << 17])?));
     assert!(full.is_err_and(|error| error.to_string().contains("free some space")));
     let error = destination::check(Path::new("/proc/out.svg")).map_err(|error| error.to_string());
     assert!(error.is_err());

@@ -175,15 +175,12 @@ fn place_containers(mine: &mut [Container], theirs: &[Container]) -> Places {
     for container in theirs {
         let known = positions.get(&identity(container)).or_else(|| positions.get(&renamed(container))).copied();
         let position = known.unwrap_or(next);
-        let name = match known {
-            Some(position) => {
-                learn_name(mine, position, &container.name, &mut taken);
-                mine.get(position).map_or_else(|| container.name.clone(), |there| there.name.clone())
-            }
-            None => {
-                next += 1;
-                unused_name(container, &taken)
-            }
+        let name = if known.is_some() {
+            learn_name(mine, position, &container.name, &mut taken);
+            mine.get(position).map_or_else(|| container.name.clone(), |there| there.name.clone())
+        } else {
+            next += 1;
+            unused_name(container, &taken)
         };
         positions.entry(identity(container)).or_insert(position);
         taken.insert(name.clone());
@@ -395,3 +392,6 @@ fn merge_overhead(mine: &mut Overhead, theirs: Overhead) {
     mine.map_bytes = mine.map_bytes.max(theirs.map_bytes);
     add_counts(&mut mine.programs, theirs.programs);
 }
+
+#[cfg(test)]
+mod tests;

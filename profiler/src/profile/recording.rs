@@ -75,18 +75,18 @@ pub enum RecordingError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// One of the above, with the file it happened to.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {error}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// What happened.
-        source: Box<RecordingError>,
+        error: Box<RecordingError>,
     },
 }
 
 /// Reads the recording at `path`; `-` is standard input.
 pub fn read(path: &Path) -> Result<Profile, RecordingError> {
-    let in_file = |source| RecordingError::File { path: path.to_owned(), source: Box::new(source) };
+    let in_file = |error| RecordingError::File { path: path.to_owned(), error: Box::new(error) };
     if path == Path::new("-") {
         return read_from(io::stdin().lock()).map_err(in_file);
     }

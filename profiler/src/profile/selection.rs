@@ -125,3 +125,6 @@ fn optional_matches(pattern: &str, text: Option<&str>) -> bool {
 fn text_matches(pattern: &str, text: &str) -> bool {
     pattern == text || glob::Pattern::new(pattern).is_ok_and(|glob| glob.matches(text))
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,7 +105,7 @@ fn damage_is_told_apart_by_what_it_is() -> Result {
     *bytes.last_mut().ok_or("empty")? ^= 1;
     corrupt(&bytes, "checksum");
     corrupt(&wrapped(VERSION, b"{\"on_cpu\":3}")?, "invalid type");
-    corrupt(&wrapped(VERSION, &[b'['; 100_000])?, "corrupt");
+    corrupt(&wrapped(VERSION, &vec![b'['; 100_000])?, "corrupt");
 
     let header = |stored: &[u8], payload_bytes| {
         let checksum = checksum(VERSION, payload_bytes, stored);
@@ -123,7 +123,7 @@ fn a_bomb_is_refused_before_it_goes_off() -> Result {
     // 64 MiB of spaces in a few KiB, declared as two bytes.
     let mut encoder = zstd::Encoder::new(Vec::new(), 1)?;
     for _ in 0..64 {
-        encoder.write_all(&[b' '; 1 << 20])?;
+        encoder.write_all(&vec![b' '; 1 << 20])?;
     }
     let stored = encoder.finish()?;
     let header = Header {
@@ -143,9 +143,11 @@ fn a_bomb_is_refused_before_it_goes_off() -> Result {
     Ok(())
 }
 
+type Change = fn(&mut Profile);
+
 #[test]
 fn indices_that_point_nowhere_are_found() {
-    let breaks: [(&str, fn(&mut Profile)); 12] = [
+    let breaks: [(&str, Change); 12] = [
         ("on-CPU sample 0 points at container 99", |p| p.on_cpu[0].container = ContainerIndex(99)),
         ("on-CPU sample 1 points at process 99", |p| p.on_cpu[1].process = ProcessIndex(99)),
         ("on-CPU sample 2 points at text 9999", |p| p.on_cpu[2].thread = TextId(9999)),
@@ -201,6 +203,54 @@ fn errors_of_a_file_name_it() -> Result {
     std::fs::write(&path, "hello")?;
     let error = read(&path).map(drop).map_err(|error| error.to_string());
     assert!(error.is_err_and(|error| error.contains("x.profile: not a recording")));
+    Ok(())
+}
+
+#[test]
+#[ignore = "prints figures; run it in release"]
+fn figures_of_a_large_recording() -> Result {
+    let mut large = profile();
+    let mut random = 1_u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    let frames: Vec<_> = (0..20_000_u32)
+        .map(|index| {
+            let function = large.stacks.text(&format!("some::module::of_depth_{}::function_{index}", index % 90));
+            let mut frame = large.stacks.frames()[index as usize % 5];
+            frame.function = function;
+            large.stacks.frame(frame)
+        })
+        .collect();
+    for _ in 0..100_000 {
+        // Stacks share their roots, as real ones do.
+        let base = next(2_000) as usize;
+        let stack: Vec<_> = (0..30 + next(10) as usize)
+            .map(|depth| if depth < 25 { frames[base + depth] } else { frames[next(20_000) as usize] })
+            .collect();
+        let stack = large.stacks.stack(&stack);
+        large.on_cpu.push(crate::profile::OnCpuSample { stack, count: 1 + next(50), ..large.on_cpu[0] });
+        let weight_ns = next(1 << 30) as f64 * 1.3;
+        large.off_cpu.push(crate::profile::OffCpuSample { stack, weight_ns, ..large.off_cpu[0] });
+    }
+    let start = std::time::Instant::now();
+    let bytes = recorded(&large)?;
+    let written = start.elapsed();
+    let read_back = read_from(bytes.as_slice())?;
+    let read = start.elapsed() - written;
+    let json = serde_json::to_vec(&large)?.len();
+    println!(
+        "{} stacks: {json} bytes of JSON, {} stored, written in {written:?}, read in {read:?}",
+        100_000,
+        bytes.len()
+    );
+    assert_eq!(read_back.on_cpu, large.on_cpu);
+    for format in [crate::output::Format::Svg, crate::output::Format::Pprof, crate::output::Format::Speedscope] {
+        let start = std::time::Instant::now();
+        crate::output::render(&large, format, &crate::output::WriteOptions::default(), &mut std::io::sink())?;
+        println!("{format:?} in {:?}", start.elapsed());
+    }
     Ok(())
 }
 
