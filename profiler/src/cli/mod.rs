@@ -1,8 +1,107 @@
 //! The command line: one file a verb.
+//!
+//! A verb is a clap `Args` struct and a function that takes it. What goes wrong is an [`anyhow::Error`]; [`WrongUsage`]
+//! in its chain makes the exit status 2.
 
+mod completions;
+mod export;
+mod flamegraph;
+mod input;
+mod man;
+mod report;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use input::WrongUsage;
+
+/// Per-container on-CPU, off-CPU and syscall profiles of this host, measured with eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "profiler", version, arg_required_else_help = true, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+// Verbs stand in the order in which the help lists them: those that measure, those that show, those that tell about
+// the program itself.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Draw a recording as an interactive flamegraph (SVG)
+    Flamegraph(flamegraph::Args),
+    /// Say where the time went: ledger, hottest functions, longest waits, system calls
+    Report(report::Args),
+    /// Write a recording in another program's format: pprof, folded, speedscope, JSON
+    Export(export::Args),
+    /// Print the completion script for a shell
+    Completions(completions::Args),
+    /// Print the manual page, or write one for each verb
+    Man(man::Args),
+}
+
+/// How the program ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// All done.
+    Done,
+    /// Something failed.
+    Failed,
+    /// The command line makes no sense.
+    WrongUsage,
+    /// A verdict or check failed.
+    VerdictFailed,
+    /// Interrupted; what was captured until then is written.
+    Interrupted,
+    /// The status of the command that was profiled.
+    Command(u8),
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        Self::from(match status {
+            Status::Done => 0,
+            Status::Failed => 1,
+            Status::WrongUsage => 2,
+            Status::VerdictFailed => 3,
+            Status::Interrupted => 130,
+            Status::Command(status) => status,
+        })
+    }
+}
 
 /// Runs the program with the process's arguments; the exit status is the one that `INTERFACE` promises.
 pub fn run() -> ExitCode {
-    ExitCode::SUCCESS
+    run_with(std::env::args_os()).into()
+}
+
+/// Runs the program with these arguments, the program's name first.
+pub fn run_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Status {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Where not even this can be written, nobody reads it.
+            drop(error.print());
+            return if error.use_stderr() { Status::WrongUsage } else { Status::Done };
+        }
+    };
+    match dispatch(cli.verb) {
+        Ok(status) => status,
+        Err(error) => {
+            drop(writeln!(io::stderr(), "error: {error:#}"));
+            if input::is_wrong_usage(&error) { Status::WrongUsage } else { Status::Failed }
+        }
+    }
+}
+
+fn dispatch(verb: Verb) -> anyhow::Result<Status> {
+    match verb {
+        Verb::Flamegraph(args) => flamegraph::run(args),
+        Verb::Report(args) => report::run(args),
+        Verb::Export(args) => export::run(args),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Man(args) => man::run(&args),
+    }
 }

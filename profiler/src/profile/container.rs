@@ -16,6 +16,7 @@ pub struct Errno(pub u16);
 
 /// A container, a systemd unit, or `host` for what is in neither.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Container {
     /// Full container id; empty for a unit and for `host`.
     pub id: String,
@@ -57,6 +58,7 @@ pub struct Container {
 
 /// Pressure stall information: the share of the window (0 to 1) in which some thread was stalled on the resource.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Pressure {
     /// On CPU.
     pub cpu: Option<f64>,
@@ -90,6 +92,7 @@ pub struct Wait {
 
 /// One syscall of one container.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SyscallStats {
     /// The syscall's name (`read`), or `syscall_451` where it has none here.
     pub name: String,

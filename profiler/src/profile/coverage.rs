@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Coverage of a whole profile.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Coverage {
     /// On-CPU samples.
     pub cpu_samples: CpuSampleCoverage,
@@ -32,6 +33,7 @@ impl Coverage {
 
 /// On-CPU samples: `expected = kept + idle + filtered + lost`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CpuSampleCoverage {
     /// What the sampling events themselves counted, not what the program saw.
     pub expected: u64,
@@ -48,12 +50,13 @@ pub struct CpuSampleCoverage {
 impl CpuSampleCoverage {
     /// All losses together.
     pub fn lost_total(&self) -> u64 {
-        self.lost.values().sum()
+        self.lost.values().fold(0, |sum, n| sum.saturating_add(*n))
     }
 }
 
 /// Completeness of stacks, by number of samples.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StackCoverage {
     /// Samples whose stack reaches its root.
     pub complete: u64,
@@ -62,16 +65,21 @@ pub struct StackCoverage {
 }
 
 impl StackCoverage {
+    /// Samples whose stack does not reach its root.
+    pub fn incomplete_total(&self) -> u64 {
+        self.incomplete.values().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+
     /// Share of samples with a complete stack, 0 to 1; 1 when there are none.
     pub fn complete_share(&self) -> f64 {
-        let incomplete: u64 = self.incomplete.values().sum();
-        let total = self.complete + incomplete;
+        let total = self.complete.saturating_add(self.incomplete_total());
         if total == 0 { 1.0 } else { self.complete as f64 / total as f64 }
     }
 }
 
 /// Off-CPU time, exact, beside what the stacks account for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct OffCpuCoverage {
     /// Exact off-CPU thread-time in nanoseconds.
     pub time_ns: u64,
@@ -83,6 +91,7 @@ pub struct OffCpuCoverage {
 
 /// Syscall events.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SyscallCoverage {
     /// Calls accounted for.
     pub counted: u64,
@@ -92,6 +101,7 @@ pub struct SyscallCoverage {
 
 /// What the profiler itself cost in the window.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Overhead {
     /// Time spent in kernel programs, in nanoseconds; `None` where the kernel did not count it.
     pub bpf_cpu_ns: Option<u64>,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A latency histogram: counts by bucket, without trailing empty buckets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Histogram {
     /// Bucket `i` counts durations in (2^(i/4 - 30), 2^((i+1)/4 - 30)] seconds.
     pub counts: Vec<u64>,
@@ -44,7 +45,7 @@ impl Histogram {
 
     /// Number of durations.
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        self.counts.iter().fold(0, |sum, n| sum.saturating_add(*n))
     }
 
     /// Adds the counts of `other`.
@@ -53,7 +54,7 @@ impl Histogram {
             self.counts.resize(other.counts.len(), 0);
         }
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
-            *mine += theirs;
+            *mine = mine.saturating_add(*theirs);
         }
     }
 
@@ -64,9 +65,9 @@ impl Histogram {
             return None;
         }
         let rank = ((q.clamp(0.0, 1.0) * count as f64).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut seen: u64 = 0;
         for (index, n) in self.counts.iter().enumerate() {
-            seen += n;
+            seen = n.saturating_add(seen);
             if seen >= rank {
                 return Some(bucket_middle_ns(index));
             }

@@ -6,6 +6,7 @@ use super::Histogram;
 
 /// Thread-nanoseconds by what the threads were doing. The parts are meant to sum to `thread_ns`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ledger {
     /// Lifetime of all threads inside the window, sleeping ones included.
     pub thread_ns: u64,
@@ -38,26 +39,26 @@ pub struct Ledger {
 impl Ledger {
     /// On-CPU thread-nanoseconds, exact.
     pub fn cpu_ns(&self) -> u64 {
-        self.cpu_user_ns + self.cpu_kernel_ns
+        self.cpu_user_ns.saturating_add(self.cpu_kernel_ns)
     }
 
     /// Runnable thread-nanoseconds, throttled ones included (what schedstat calls run_delay).
     pub fn runnable_ns(&self) -> u64 {
-        self.runnable_self_ns + self.runnable_other_ns + self.throttled_ns
+        self.runnable_self_ns.saturating_add(self.runnable_other_ns).saturating_add(self.throttled_ns)
     }
 
     /// Blocked thread-nanoseconds.
     pub fn blocked_ns(&self) -> u64 {
         self.blocked_lock_ns
-            + self.blocked_disk_ns
-            + self.blocked_network_ns
-            + self.blocked_sleep_ns
-            + self.blocked_other_ns
+            .saturating_add(self.blocked_disk_ns)
+            .saturating_add(self.blocked_network_ns)
+            .saturating_add(self.blocked_sleep_ns)
+            .saturating_add(self.blocked_other_ns)
     }
 
     /// Off-CPU thread-nanoseconds: runnable and blocked.
     pub fn off_cpu_ns(&self) -> u64 {
-        self.runnable_ns() + self.blocked_ns()
+        self.runnable_ns().saturating_add(self.blocked_ns())
     }
 
     /// Off-CPU thread-nanoseconds for one reason.
@@ -76,24 +77,25 @@ impl Ledger {
 
     /// Adds every part of `other` to this ledger.
     pub fn merge(&mut self, other: &Self) {
-        self.thread_ns += other.thread_ns;
-        self.cpu_user_ns += other.cpu_user_ns;
-        self.cpu_kernel_ns += other.cpu_kernel_ns;
-        self.runnable_self_ns += other.runnable_self_ns;
-        self.runnable_other_ns += other.runnable_other_ns;
-        self.throttled_ns += other.throttled_ns;
-        self.blocked_lock_ns += other.blocked_lock_ns;
-        self.blocked_disk_ns += other.blocked_disk_ns;
-        self.blocked_network_ns += other.blocked_network_ns;
-        self.blocked_sleep_ns += other.blocked_sleep_ns;
-        self.blocked_other_ns += other.blocked_other_ns;
-        self.voluntary_switches += other.voluntary_switches;
-        self.involuntary_switches += other.involuntary_switches;
+        self.thread_ns = self.thread_ns.saturating_add(other.thread_ns);
+        self.cpu_user_ns = self.cpu_user_ns.saturating_add(other.cpu_user_ns);
+        self.cpu_kernel_ns = self.cpu_kernel_ns.saturating_add(other.cpu_kernel_ns);
+        self.runnable_self_ns = self.runnable_self_ns.saturating_add(other.runnable_self_ns);
+        self.runnable_other_ns = self.runnable_other_ns.saturating_add(other.runnable_other_ns);
+        self.throttled_ns = self.throttled_ns.saturating_add(other.throttled_ns);
+        self.blocked_lock_ns = self.blocked_lock_ns.saturating_add(other.blocked_lock_ns);
+        self.blocked_disk_ns = self.blocked_disk_ns.saturating_add(other.blocked_disk_ns);
+        self.blocked_network_ns = self.blocked_network_ns.saturating_add(other.blocked_network_ns);
+        self.blocked_sleep_ns = self.blocked_sleep_ns.saturating_add(other.blocked_sleep_ns);
+        self.blocked_other_ns = self.blocked_other_ns.saturating_add(other.blocked_other_ns);
+        self.voluntary_switches = self.voluntary_switches.saturating_add(other.voluntary_switches);
+        self.involuntary_switches = self.involuntary_switches.saturating_add(other.involuntary_switches);
     }
 }
 
 /// How long threads waited on a run queue before they ran, throttled waits included.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RunQueue {
     /// Latency of each wait.
     pub latency: Histogram,

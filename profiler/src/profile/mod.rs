@@ -4,12 +4,19 @@
 //!
 //! Nothing here knows the kernel, so a [`Profile`] made on one machine is read on another.
 
+mod check;
 mod container;
 mod coverage;
 mod histogram;
 mod ledger;
+mod merge;
+pub mod recording;
 mod sample;
+mod selection;
+#[cfg(test)]
+pub(crate) mod testing;
 
+pub use check::Inconsistency;
 pub use container::{Container, ContainerIndex, Errno, Pressure, SyscallStats, Wait, WaitedBehind};
 pub use coverage::{Coverage, CpuSampleCoverage, OffCpuCoverage, Overhead, StackCoverage, SyscallCoverage};
 pub use histogram::{Histogram, bucket_middle_ns, bucket_upper_ns};
@@ -17,11 +24,13 @@ pub use ledger::{Ledger, OffCpuReason, RunQueue};
 pub use sample::{
     Frame, FrameId, FrameKind, OffCpuSample, OnCpuSample, Process, ProcessIndex, Stack, StackId, StackTable, TextId,
 };
+pub use selection::{Selected, Selection, SelectionError};
 
 use serde::{Deserialize, Serialize};
 
 /// Everything measured in one window, resolved: names instead of addresses, containers instead of cgroup ids.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Profile {
     /// When it was measured.
     pub window: Window,
@@ -47,6 +56,7 @@ pub struct Profile {
 
 /// The stretch of time that a [`Profile`] covers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Window {
     /// Start, in nanoseconds since the Unix epoch.
     pub start_unix_ns: u64,
@@ -56,6 +66,7 @@ pub struct Window {
 
 /// The machine that was measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Host {
     /// Node name (`uname -n`, or what the operator set).
     pub node: String,
@@ -71,6 +82,8 @@ pub struct Host {
 
 /// What was collected, and with which parameters.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether one thing was asked for")]
 pub struct Settings {
     /// Whether on-CPU stacks were sampled.
     pub on_cpu: bool,

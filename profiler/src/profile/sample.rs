@@ -99,6 +99,7 @@ pub struct OffCpuSample {
 
 /// Texts, frames and stacks, each stored once.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StackTable {
     texts: Vec<Box<str>>,
     frames: Vec<Frame>,

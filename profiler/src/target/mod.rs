@@ -1,0 +1,1 @@
+//! The analysis: a profile in; ranked optimization targets out.
