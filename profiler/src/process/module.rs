@@ -94,11 +94,6 @@ impl PerfMapFile {
     pub fn file(&self) -> &File {
         &self.file
     }
-
-    #[cfg(test)]
-    pub(crate) fn new(id: u32, file: File) -> Self {
-        Self { id, file }
-    }
 }
 
 /// What became of the files of mappings.

@@ -334,8 +334,7 @@ impl ProcessTable {
         let wanting = |lives: &&Vec<Life>| {
             lives.last().is_some_and(|life| life.perf_map.is_none() && life.end_ns.is_none() && runs_anonymous(life))
         };
-        let wanting: Vec<Pid> =
-            self.lives.iter().filter(|(_, lives)| wanting(lives)).map(|(pid, _)| *pid).collect();
+        let wanting: Vec<Pid> = self.lives.iter().filter(|(_, lives)| wanting(lives)).map(|(pid, _)| *pid).collect();
         for pid in wanting {
             self.open_perf_map(pid, now);
         }
@@ -442,7 +441,8 @@ impl ProcessTable {
             return false;
         };
         self.counters.maps_read += 1;
-        let mut mappings = self.living(pid).and_then(|life| life.current()).map(|i| i.mappings.clone()).unwrap_or_default();
+        let mut mappings =
+            self.living(pid).and_then(|life| life.current()).map(|i| i.mappings.clone()).unwrap_or_default();
         let mut anonymous = false;
         for line in maps.split(|byte| *byte == b'\n').filter_map(parse_line).filter(|line| line.executable) {
             let (start, end) = (line.start, line.end);

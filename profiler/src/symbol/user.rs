@@ -70,7 +70,13 @@ impl Binaries {
     }
 
     /// The frames at an offset of a file.
-    pub(crate) fn find(&mut self, key: u32, name: &Arc<str>, file: &File, at: u64) -> Result<ResolvedFrames, Unresolved> {
+    pub(crate) fn find(
+        &mut self,
+        key: u32,
+        name: &Arc<str>,
+        file: &File,
+        at: u64,
+    ) -> Result<ResolvedFrames, Unresolved> {
         if let Some(reason) = self.unusable.get(&key) {
             return Err(*reason);
         }
@@ -144,7 +150,9 @@ impl Binaries {
     fn make_room(&mut self, bytes: u64) {
         let held = |binaries: &Self| binaries.ready.values().map(Binary::bytes).sum::<u64>();
         while !self.ready.is_empty() && (self.ready.len() >= READY_LIMIT || held(self) + bytes > self.limit_bytes) {
-            let Some(key) = self.ready.iter().min_by_key(|(_, binary)| binary.used).map(|(key, _)| *key) else { return };
+            let Some(key) = self.ready.iter().min_by_key(|(_, binary)| binary.used).map(|(key, _)| *key) else {
+                return;
+            };
             let Some(binary) = self.ready.remove(&key) else { return };
             for copy in binary.copies {
                 if self.engine.evict(&Evict::Elf(EvictElf::new(copy.path()))).is_err() {
@@ -156,7 +164,6 @@ impl Binaries {
         }
     }
 }
-
 
 fn new_engine(lines: bool) -> Engine {
     Engine::builder()
@@ -205,4 +212,185 @@ fn frames(symbol: &Sym<'_>, module: &Arc<str>) -> ResolvedFrames {
     let outermost = frame(&symbol.name, FrameKind::User, symbol.code_info.as_deref());
     let inlined = symbol.inlined.iter().map(|f| frame(&f.name, FrameKind::UserInlined, f.code_info.as_ref()));
     std::iter::once(outermost).chain(inlined).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use object::{Object, ObjectSymbol};
+    use proptest::prelude::{ProptestConfig, any, prop, proptest};
+
+    use super::*;
+    use crate::process::testing::{LANDMARK, TestResult, compile, run};
+
+    /// Address of a symbol in a file; here also its file offset's, as far as the first segments go.
+    fn symbol(path: &Path, name: &str) -> Result<(u64, u64), Box<dyn std::error::Error>> {
+        let bytes = std::fs::read(path)?;
+        let file = object::File::parse(&*bytes)?;
+        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name)).ok_or("no such symbol")?;
+        Ok((symbol.address(), symbol.size()))
+    }
+
+    fn names(binaries: &mut Binaries, path: &Path, at: u64) -> Result<Vec<String>, Unresolved> {
+        let file = File::open(path).map_err(|_| Unresolved::Unreadable)?;
+        let frames = binaries.find(0, &"it".into(), &file, at)?;
+        Ok(frames.iter().map(|frame| frame.function.to_string()).collect())
+    }
+
+    fn binaries() -> Binaries {
+        Binaries::new(false, 1 << 20)
+    }
+
+    const ASSEMBLY: &str = r#"
+        __asm__(".text\n.globl sized\n.type sized,@function\nsized:\nnop\nnop\ninside:\nnop\nnop\n.size sized,4\n"
+                "nop\nnop\n.globl label\n.type label,@function\nlabel:\nnop\nnop\nnop\nnop\n");
+        int main(void) { return 0; }"#;
+
+    #[test]
+    fn a_symbol_names_what_is_inside_its_size_and_nothing_else() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let path = compile(directory.path(), "assembly", ASSEMBLY, &[])?;
+        let (at, size) = symbol(&path, "sized")?;
+        assert_eq!(size, 4);
+        let mut binaries = binaries();
+        for inside in 0..4 {
+            assert_eq!(names(&mut binaries, &path, at + inside), Ok(vec!["sized".to_string()]), "{inside}");
+        }
+        for outside in 4..10 {
+            assert_eq!(names(&mut binaries, &path, at + outside), Err(Unresolved::NoSymbol), "{outside}");
+        }
+        assert_eq!(names(&mut binaries, &path, u64::MAX), Err(Unresolved::NoSymbol));
+        Ok(())
+    }
+
+    #[test]
+    fn stripped_symbols_are_found_by_build_id_and_by_debug_link() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let by_id = compile(directory.path(), "by_id", LANDMARK, &["-Wl,--build-id=0x0102030405"])?;
+        let by_link = compile(directory.path(), "by_link", LANDMARK, &["-Wl,--build-id=none"])?;
+        let (at, _) = symbol(&by_id, "known_function")?;
+        let root = directory.path().join("debug");
+        std::fs::create_dir_all(root.join(".build-id/01"))?;
+        std::fs::copy(&by_id, root.join(".build-id/01/02030405.debug"))?;
+        std::fs::copy(&by_link, root.join("by_link.debug"))?;
+        run(Command::new("strip").arg(&by_id))?;
+        let link = format!("--add-gnu-debuglink={}", root.join("by_link.debug").display());
+        run(Command::new("objcopy").args(["--strip-all", &link]).arg(&by_link))?;
+        for path in [&by_id, &by_link] {
+            let mut with = Binaries { debug_root: root.clone(), ..binaries() };
+            assert_eq!(names(&mut with, path, at), Ok(vec!["known_function".into()]), "{}", path.display());
+            let mut without = Binaries { debug_root: "/nonexistent".into(), ..binaries() };
+            assert_eq!(names(&mut without, path, at), Err(Unresolved::Stripped));
+        }
+        // Another file under the linked name has another checksum.
+        std::fs::write(root.join("by_link.debug"), std::fs::read(directory.path().join("by_link.c"))?)?;
+        let mut changed = Binaries { debug_root: root, ..binaries() };
+        assert_eq!(names(&mut changed, &by_link, at), Err(Unresolved::Stripped));
+        Ok(())
+    }
+
+    const INLINED: &str = "\
+volatile int sink;
+static inline __attribute__((always_inline)) void innermost(int x) {
+    sink = x;
+}
+void outer(int x) {
+    innermost(x);
+}
+int main(void) { outer(1); return 0; }
+";
+
+    #[test]
+    fn lines_and_inlined_functions_come_from_debug_sections() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        for extra in ["-gz=none", "-gz=zlib"] {
+            let path = compile(directory.path(), "inlined", INLINED, &["-g", extra])?;
+            let (at, size) = symbol(&path, "outer")?;
+            let mut binaries = Binaries::new(true, 1 << 20);
+            let file = File::open(&path)?;
+            let found = (at..at + size)
+                .find_map(|at| binaries.find(0, &"it".into(), &file, at).ok().filter(|frames| frames.len() == 2));
+            let frames = found.ok_or("nothing is inlined")?;
+            let seen: Vec<_> = frames.iter().map(|f| (&*f.function, f.kind, f.line)).collect();
+            assert_eq!(seen, [("outer", FrameKind::User, 6), ("innermost", FrameKind::UserInlined, 3)], "{extra}");
+            assert!(frames[0].file.ends_with("inlined.c"));
+            let frames = Binaries::new(false, 1 << 20).find(0, &"it".into(), &file, at)?;
+            assert_eq!((frames.len(), frames[0].line), (1, 0), "not asked for");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_truncated_file_is_a_counted_reason() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let path = compile(directory.path(), "landmark", LANDMARK, &[])?;
+        let (at, _) = symbol(&path, "known_function")?;
+        let whole = std::fs::read(&path)?;
+        let cut = directory.path().join("cut");
+        let mut reasons = std::collections::BTreeSet::new();
+        for length in (0..whole.len()).step_by(331).chain([0, 3, 4, 63, 64]) {
+            std::fs::write(&cut, &whole[..length])?;
+            reasons.insert(names(&mut binaries(), &cut, at).err().map(Unresolved::reason));
+        }
+        assert_eq!(reasons, [Some("elf_truncated"), Some("not_elf")].into());
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_shrinks_after_it_was_read_keeps_its_names() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let path = compile(directory.path(), "landmark", LANDMARK, &[])?;
+        let (at, _) = symbol(&path, "known_function")?;
+        let (main, _) = symbol(&path, "main")?;
+        let mut binaries = binaries();
+        names(&mut binaries, &path, at)?;
+        File::options().write(true).open(&path)?.set_len(0)?;
+        assert_eq!(names(&mut binaries, &path, main), Ok(vec!["main".into()]));
+        Ok(())
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_was_dropped_comes_back() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let path = compile(directory.path(), "landmark", LANDMARK, &[])?;
+        let (at, _) = symbol(&path, "known_function")?;
+        let file = File::open(&path)?;
+        let mut binaries = Binaries::new(false, 10_000);
+        for round in 0..3 {
+            for key in 0..100 {
+                let frames = binaries.find(key, &"it".into(), &file, at)?;
+                assert_eq!(&*frames[0].function, "known_function", "{round} {key}");
+            }
+        }
+        assert!(binaries.ready.len() < 10, "{}", binaries.ready.len());
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+        #[test]
+        fn hostile_headers_give_reasons(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..12),
+            at in 0_u64..0x5000,
+        ) {
+            static SMALL: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+            let bytes = SMALL.get_or_init(|| {
+                let directory = tempfile::tempdir().ok();
+                let path = directory.as_ref().and_then(|d| compile(d.path(), "small", INLINED, &["-g"]).ok());
+                path.and_then(|path| std::fs::read(path).ok()).unwrap_or_default()
+            });
+            let mut bytes = bytes.clone();
+            let sections = bytes.len().saturating_sub(40 * 64);
+            for (position, value, in_headers) in changes {
+                // The last bytes are the section headers.
+                let position = if in_headers { sections + position.index(40 * 64) } else { position.index(bytes.len()) };
+                bytes[position] = value;
+            }
+            let file = super::super::elf::memory_file("hostile", &bytes)?;
+            for lines in [false, true] {
+                Binaries::new(lines, 1 << 20).find(0, &"it".into(), &file, at).ok();
+            }
+        }
+    }
 }

@@ -127,7 +127,8 @@ impl Worker {
             }
             Location::Anonymous { address, perf_map, .. } => {
                 let file = perf_map.as_ref().ok_or(Unresolved::NoPerfMap)?;
-                let name: Arc<str> = self.perf_map(file).find(file.file(), *address).ok_or(Unresolved::NotInPerfMap)?.into();
+                let name: Arc<str> =
+                    self.perf_map(file).find(file.file(), *address).ok_or(Unresolved::NotInPerfMap)?.into();
                 Ok(one(name, "[jit]".into(), FrameKind::User))
             }
             Location::Kernel { address } => {
