@@ -65,6 +65,12 @@ impl Mappings {
         self.0.splice(first..last, pieces);
     }
 
+    /// Whether any mapping covers any of these addresses.
+    pub fn overlap(&self, start: u64, end: u64) -> bool {
+        let first = self.0.partition_point(|mapping| mapping.end <= start);
+        self.0.get(first).is_some_and(|mapping| mapping.start < end)
+    }
+
     /// All mappings, lowest address first.
     pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
         self.0.iter()

@@ -94,6 +94,15 @@ struct Stat {
     start_ticks: u64,
 }
 
+/// What becomes of known mappings where `/proc/PID/maps` shows others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// They stay: events told of them, and the process may by now be another program yet.
+    Kept,
+    /// They give way.
+    Replaced,
+}
+
 /// Every process that was seen.
 #[derive(Debug)]
 pub struct ProcessTable {
@@ -183,7 +192,7 @@ impl ProcessTable {
             perf_map_tried_ns: 0,
         };
         self.begin_life(pid, life);
-        self.read_maps(pid, now);
+        self.read_maps(pid, now, Known::Replaced);
         true
     }
 
@@ -319,7 +328,7 @@ impl ProcessTable {
         let unread = |table: &mut Self, pid: &Pid| table.living(*pid).is_some_and(|life| life.read_ns == 0);
         let pids: Vec<Pid> = pids.into_iter().filter(|pid| unread(self, pid)).take(budget).collect();
         for pid in pids {
-            self.read_maps(pid, now);
+            self.read_maps(pid, now, Known::Kept);
         }
     }
 
@@ -362,10 +371,11 @@ impl ProcessTable {
         }
         let now = monotonic_ns();
         let due = |life: &mut Life| now.saturating_sub(life.read_ns) >= REREAD_INTERVAL_NS;
-        if self.living(pid).is_some_and(due) && self.read_maps(pid, now) {
-            if let Some(location) = self.find(pid, address, at_ns) {
-                return location;
-            }
+        if self.living(pid).is_some_and(due)
+            && self.read_maps(pid, now, Known::Replaced)
+            && let Some(location) = self.find(pid, address, at_ns)
+        {
+            return location;
         }
         self.counters.uncovered += 1;
         Location::Unknown { address }
@@ -421,7 +431,7 @@ impl ProcessTable {
             if let Some(life) = self.living(pid) {
                 life.begin_image(fresh);
             }
-            if !self.read_maps(pid, now)
+            if !self.read_maps(pid, now, Known::Replaced)
                 && let Some(life) = self.living(pid)
             {
                 life.images.pop();
@@ -431,7 +441,7 @@ impl ProcessTable {
     }
 
     /// Adds what `/proc/PID/maps` says to the current image. What was unmapped meanwhile stays: samples may precede it.
-    fn read_maps(&mut self, pid: Pid, now: u64) -> bool {
+    fn read_maps(&mut self, pid: Pid, now: u64, known: Known) -> bool {
         let maps = fs::read(format!("/proc/{}/maps", pid.0));
         if let Some(life) = self.living(pid) {
             life.read_ns = now;
@@ -447,7 +457,7 @@ impl ProcessTable {
         for line in maps.split(|byte| *byte == b'\n').filter_map(parse_line).filter(|line| line.executable) {
             let (start, end) = (line.start, line.end);
             // [vsyscall] lies outside of every process and holds no code of its own.
-            if line.name == "[vsyscall]" {
+            if line.name == "[vsyscall]" || known == Known::Kept && mappings.overlap(start, end) {
                 continue;
             }
             let kind = self.kind(pid, (start, end), line.file, line.name);

@@ -208,13 +208,13 @@ impl Worker {
 mod tests {
     use super::*;
     use crate::process::Pid;
-    use crate::process::testing::skip;
+    use crate::process::testing::{TestResult, skip};
 
     #[test]
-    fn a_process_that_came_and_went_is_known_by_name() -> Result<(), Box<dyn std::error::Error>> {
+    fn a_process_that_came_and_went_is_known_by_name() -> TestResult {
         let tracker = Tracker::spawn(TrackerOptions::default())?;
         if let Some(reason) = tracker.degraded() {
-            return Ok(skip(&reason.to_string()));
+            return skip(&reason.to_string());
         }
         let mut child = std::process::Command::new("/bin/true").spawn()?;
         let pid = Pid(child.id());

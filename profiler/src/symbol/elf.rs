@@ -243,9 +243,7 @@ impl<'file> Copier<'file> {
                 let size = self.out.len() as u64 - start;
                 header[24..32].copy_from_slice(&start.to_le_bytes());
                 header[32..40].copy_from_slice(&size.to_le_bytes());
-                while self.out.len() % 16 != 0 {
-                    self.out.push(0);
-                }
+                self.out.resize(self.out.len().next_multiple_of(16), 0);
             } else if section.kind != 0 {
                 header[4..8].copy_from_slice(&SECTION_NOBITS.to_le_bytes());
             }

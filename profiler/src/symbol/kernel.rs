@@ -114,7 +114,7 @@ impl KernelSymbols {
     }
 
     fn add(&mut self, address: u64, kind: u8, name: &str, module: Option<&str>) {
-        let code = matches!(kind, b't' | b'T' | b'w' | b'W') && name.len() <= usize::from(u16::MAX);
+        let code = matches!(kind, b't' | b'T' | b'w' | b'W') && u16::try_from(name.len()).is_ok();
         let module = match module {
             _ if !code => BOUNDARY,
             None => 0,
@@ -150,7 +150,7 @@ fn parse_line(line: &[u8]) -> Option<(u64, u8, &str, Option<&str>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::testing::skip;
+    use crate::process::testing::{TestResult, skip};
 
     const LIST: &str = "\
 ffffffff81000000 T _stext
@@ -192,12 +192,12 @@ not a line
     }
 
     #[test]
-    fn schedule_of_the_running_kernel_is_named() -> io::Result<()> {
+    fn schedule_of_the_running_kernel_is_named() -> TestResult {
         let list = std::fs::read_to_string("/proc/kallsyms")?;
         let line = list.lines().find(|line| line.ends_with(" T schedule")).unwrap_or_default();
         let address = parse_line(line.as_bytes()).map_or(0, |found| found.0);
         if address == 0 {
-            return Ok(skip("the kernel hides its addresses"));
+            return skip("the kernel hides its addresses");
         }
         let mut symbols = KernelSymbols::new("/proc/kallsyms");
         assert_eq!(symbols.find(address + 1), Ok(("schedule", "[kernel]".into())));

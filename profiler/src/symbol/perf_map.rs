@@ -127,7 +127,7 @@ mod tests {
         write!(file, "1000 10 one\n2000 10 tw")?;
         assert_eq!(map.find(&file, 0x1000), Some("one"));
         assert_eq!(map.find(&file, 0x2000), None);
-        write!(file, "o\n")?;
+        writeln!(file, "o")?;
         assert_eq!(map.find(&file, 0x2000), Some("two"));
         file.set_len(0)?;
         file.write_at(b"1000 10 anew\n", 0)?;

@@ -114,7 +114,7 @@ fn a_library_opened_later_is_named() -> TestResult {
 fn a_process_that_runs_another_program_in_place_is_named_by_it() -> TestResult {
     let tracker = Tracker::spawn(TrackerOptions::default())?;
     if let Some(reason) = tracker.degraded() {
-        return Ok(skip(&reason.to_string()));
+        return skip(&reason.to_string());
     }
     let directory = tempfile::tempdir()?;
     let path = compile(directory.path(), "landmark", LANDMARK, &[])?;
@@ -137,7 +137,7 @@ fn a_process_that_runs_another_program_in_place_is_named_by_it() -> TestResult {
 fn processes_of_a_few_milliseconds_have_names_when_they_and_their_file_are_gone() -> TestResult {
     let tracker = Tracker::spawn(TrackerOptions::default())?;
     if let Some(reason) = tracker.degraded() {
-        return Ok(skip(&reason.to_string()));
+        return skip(&reason.to_string());
     }
     let directory = tempfile::tempdir()?;
     let source = LANDMARK.replace("syscall\" :", "nop\" :").replace("argc > 1", "usleep(5000) * 0 && argc > 1");
@@ -170,7 +170,7 @@ fn a_blocked_chain_of_known_depth_is_walked_and_named() -> TestResult {
     let (_, bp) = (probe.address()?, probe.address()?);
     std::thread::sleep(Duration::from_millis(20));
     let Ok(line) = fs::read_to_string(format!("/proc/{}/syscall", probe.pid().0)) else {
-        return Ok(skip("/proc/PID/syscall cannot be read"));
+        return skip("/proc/PID/syscall cannot be read");
     };
     let mut fields = line.split_whitespace().rev().map(|field| u64::from_str_radix(field.trim_start_matches("0x"), 16));
     let (ip, sp) = (fields.next().ok_or("no ip")??, fields.next().ok_or("no sp")??);
@@ -224,7 +224,7 @@ fn code_made_at_run_time_is_named_by_the_perf_map() -> TestResult {
 #[test]
 fn the_vdso_is_named() -> TestResult {
     use object::{Object, ObjectSymbol};
-    let Some(image) = vdso::dump() else { return Ok(skip("this kernel has no vDSO")) };
+    let Some(image) = vdso::dump() else { return skip("this kernel has no vDSO") };
     let mut bytes = Vec::new();
     std::os::unix::fs::FileExt::read_at(&image, &mut [], 0)?;
     bytes.resize(image.metadata()?.len() as usize, 0);
@@ -251,7 +251,7 @@ fn kernel_frames_are_named_or_say_that_they_are_not() -> TestResult {
     let frames = symbolizer.resolve(kernel_locations(&[address + 4, address], Leaf::Instruction))?;
     if address == 0 {
         assert!(!symbolizer.counters()?.notes.is_empty());
-        return Ok(skip("the kernel hides its addresses"));
+        return skip("the kernel hides its addresses");
     }
     assert_eq!((&*frames[0][0].function, frames[0][0].kind), ("schedule", FrameKind::Kernel));
     assert_ne!(&*frames[1][0].function, "schedule", "a return address at the start of a function is of the one before");
@@ -265,5 +265,76 @@ fn a_handle_can_be_shared_between_threads() -> TestResult {
     let thread = std::thread::spawn(move || other.resolve(vec![Location::Unknown { address: 1 }]).map(|f| f.len()));
     assert_eq!(thread.join().map_err(|_| "panicked")??, 1);
     assert_eq!(symbolizer.counters()?.unresolved, [("unmapped", 1)].into());
+    Ok(())
+}
+
+/// Not a check: prints what these rooms cost. `cargo test --release -p profiler figures -- --ignored --nocapture`
+#[test]
+#[ignore = "prints figures"]
+#[expect(clippy::print_stderr, reason = "figures are for the reader")]
+fn figures() -> TestResult {
+    use std::time::Instant;
+    let resident = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        status
+            .lines()
+            .filter(|line| line.starts_with("Rss") || line.starts_with("VmRSS"))
+            .collect::<Vec<_>>()
+            .join("; ")
+    };
+    let thread_cpu = |name: &str| {
+        let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        let named = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).is_ok_and(|c| c.trim() == name);
+        let time = |task: fs::DirEntry| fs::read_to_string(task.path().join("schedstat")).ok();
+        let ns = tasks.filter(named).find_map(time).and_then(|line| line.split(' ').next()?.parse::<f64>().ok());
+        ns.unwrap_or(0.0) / 1e6
+    };
+    eprintln!("start: {}", resident());
+    let began = Instant::now();
+    let tracker = Tracker::spawn(TrackerOptions::default())?;
+    let (known, open) = tracker.call(|table| (table.len(), table.module_counters().opened))?;
+    eprintln!("first look: {known} processes, {open} files, {:?}", began.elapsed());
+    let before = thread_cpu("processes");
+    let began = Instant::now();
+    let mut pids = Vec::new();
+    for _ in 0..1000 {
+        let mut child = Command::new("/bin/true").spawn()?;
+        pids.push(Pid(child.id()));
+        child.wait()?;
+    }
+    let storm = began.elapsed();
+    std::thread::sleep(Duration::from_millis(50));
+    let named = tracker.call(move |table| {
+        let name = |pid: &&Pid| table.command(**pid, None).as_deref() == Some("true");
+        pids.iter().filter(name).count()
+    })?;
+    let counters = tracker.call(|table| table.counters())?;
+    let spent = thread_cpu("processes") - before;
+    eprintln!("1000 short processes in {storm:?}: {named} named, {spent:.1} ms of CPU, {counters:?}");
+    eprintln!("tracking: {}", resident());
+
+    let symbolizer = Symbolizer::spawn(Options::default())?;
+    let began = Instant::now();
+    symbolizer.resolve(kernel_locations(&[0xffff_ffff_8100_1000], Leaf::Instruction))?;
+    eprintln!("kernel symbols: {:?}; {}", began.elapsed(), resident());
+    let me = Pid(std::process::id());
+    let maps = fs::read("/proc/self/maps")?;
+    let code: Vec<(u64, u64)> = maps
+        .split(|byte| *byte == b'\n')
+        .filter_map(crate::process::parse_line)
+        .filter(|line| line.executable && line.file.inode != 0)
+        .map(|line| (line.start, line.end))
+        .collect();
+    let addresses: Vec<u64> = code.iter().flat_map(|(start, end)| (*start..*end).step_by(257)).take(50_000).collect();
+    let count = addresses.len();
+    let began = Instant::now();
+    let locations = tracker.call(move |table| table.normalize_stack(me, &addresses, Leaf::Instruction, None))?;
+    eprintln!("normalize: {count} addresses in {:?}", began.elapsed());
+    for round in ["cold", "cached"] {
+        let began = Instant::now();
+        symbolizer.resolve(locations.clone())?;
+        eprintln!("symbols {round}: {count} in {:?}; {}", began.elapsed(), resident());
+    }
+    eprintln!("{:?}", symbolizer.counters()?);
     Ok(())
 }

@@ -136,7 +136,7 @@ impl Binaries {
         if let [first, rest @ ..] = copy.build_id()
             && !rest.is_empty()
         {
-            let rest: String = rest.iter().map(|byte| format!("{byte:02x}")).collect();
+            let rest = hexadecimal(rest);
             let path = self.debug_root.join(format!(".build-id/{first:02x}/{rest}.debug"));
             if let Some(file) = open_regular(&path) {
                 return Some(file);
@@ -177,6 +177,14 @@ fn new_engine(lines: bool) -> Engine {
 fn open_regular(path: &Path) -> Option<File> {
     let file = File::open(path).ok()?;
     file.metadata().ok()?.is_file().then_some(file)
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 0xf])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
 }
 
 fn checksum(mut file: &File) -> Option<u32> {

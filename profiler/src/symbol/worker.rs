@@ -1,5 +1,6 @@
 //! The thread that looks up names. In: locations. Out: frames, remembered up to a limit.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub(super) struct Worker {
     binaries: Binaries,
     kernel: KernelSymbols,
     perf_maps: FxHashMap<u32, (PerfMap, u64)>,
-    vdso: Option<Option<File>>,
+    vdso: OnceCell<Option<File>>,
     cache: Cache,
     clock: u64,
     resolved: u64,
@@ -50,7 +51,7 @@ impl Worker {
             binaries: Binaries::new(options.lines, options.image_bytes),
             kernel: KernelSymbols::new("/proc/kallsyms"),
             perf_maps: FxHashMap::default(),
-            vdso: None,
+            vdso: OnceCell::new(),
             cache: Cache::new(options.cached_addresses),
             clock: 0,
             resolved: 0,
@@ -122,7 +123,7 @@ impl Worker {
                 self.binaries.find(module.id().0, &module.name().into(), file, offset.0)
             }
             Location::Vdso { offset } => {
-                let file = self.vdso.get_or_insert_with(vdso::dump).as_ref().ok_or(Unresolved::NoFile)?;
+                let file = self.vdso.get_or_init(vdso::dump).as_ref().ok_or(Unresolved::NoFile)?;
                 self.binaries.find(VDSO, &"[vdso]".into(), file, *offset)
             }
             Location::Anonymous { address, perf_map, .. } => {
