@@ -1,1 +1,208 @@
 //! File offsets and kernel addresses in, function names out.
+//!
+//! ```no_run
+//! use profiler::process::{Leaf, kernel_locations};
+//! use profiler::symbol::{Options, Symbolizer};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let symbolizer = Symbolizer::spawn(Options::default())?;
+//! for frames in symbolizer.resolve(kernel_locations(&[0xffff_ffff_8100_0000], Leaf::Instruction))? {
+//!     for frame in frames.iter() {
+//!         println!("{} {}", frame.module, frame.function);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A name is given only to addresses inside the symbol's own size; everything else is `[module+0xoffset]`. So a
+//! symbol without a size (a label in assembly) names nothing, and what is inside a stripped binary stays a number.
+//!
+//! Binaries are other people's: their headers, symbols and debug sections are read with pread, checked against limits
+//! and copied into memory of our own ([`elf`]) before any parser sees them, so that a file that is truncated meanwhile
+//! cannot raise SIGBUS. Whatever cannot be read is counted by reason and the recording goes on.
+
+mod elf;
+mod kernel;
+mod perf_map;
+mod user;
+mod vdso;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Sender, bounded};
+
+use crate::process::Location;
+use crate::profile::FrameKind;
+use worker::{Request, Worker};
+
+/// What to look up, and how much memory it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// File and line and inlined functions, from DWARF: takes hundreds of megabytes for large binaries.
+    pub lines: bool,
+    /// Addresses whose names are remembered.
+    pub cached_addresses: usize,
+    /// Bytes of symbols and debug sections kept at a time, over all binaries.
+    pub image_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { lines: false, cached_addresses: 65_536, image_bytes: 64 << 20 }
+    }
+}
+
+/// One named frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedFrame {
+    /// Demangled function name, or `[module+0xoffset]`.
+    pub function: Arc<str>,
+    /// Base name of the binary or library; `[kernel]`, `[bpf]`, `[vdso]`, `[jit]` or the kernel module's `[name]`;
+    /// empty where nothing is known.
+    pub module: Arc<str>,
+    /// Where it runs, and whether it has a name.
+    pub kind: FrameKind,
+    /// Source file; empty if unknown or not asked for.
+    pub file: Arc<str>,
+    /// Source line; 0 if unknown or not asked for.
+    pub line: u32,
+}
+
+impl ResolvedFrame {
+    /// Whether the frame has a name. A kernel frame without one is of kind [`FrameKind::Kernel`] all the same.
+    pub fn is_named(&self) -> bool {
+        self.kind != FrameKind::Unresolved && !(self.kind == FrameKind::Kernel && self.function.starts_with('['))
+    }
+}
+
+/// The frames of one address, outermost first: a function, then what is inlined into it there. Never empty.
+pub type ResolvedFrames = Arc<[ResolvedFrame]>;
+
+/// How lookups ended. Addresses answered from memory count as they did the first time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SymbolCounters {
+    /// Addresses that got a name.
+    pub resolved: u64,
+    /// Addresses that got none, by reason.
+    pub unresolved: BTreeMap<&'static str, u64>,
+    /// What is amiss and what to do about it, in the user's words.
+    pub notes: Vec<String>,
+}
+
+/// Why nothing can be looked up.
+#[derive(Debug, thiserror::Error)]
+pub enum SymbolError {
+    /// The thread could not be started.
+    #[error("cannot start the thread that looks up symbols: {0}")]
+    Spawn(io::Error),
+    /// The thread is gone.
+    #[error("the thread that looks up symbols has ended")]
+    Gone,
+}
+
+/// Handle on the thread that looks up names. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Symbolizer {
+    requests: Option<Sender<Request>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Symbolizer {
+    /// Starts the thread.
+    pub fn spawn(options: Options) -> Result<Self, SymbolError> {
+        let (requests, inbox) = bounded(4);
+        let builder = std::thread::Builder::new().name("symbols".into());
+        let thread = builder.spawn(move || Worker::new(options).run(&inbox)).map_err(SymbolError::Spawn)?;
+        Ok(Self { requests: Some(requests), thread: Some(thread) })
+    }
+
+    /// Names for locations, in their order.
+    pub fn resolve(&self, locations: Vec<Location>) -> Result<Vec<ResolvedFrames>, SymbolError> {
+        let (reply, answer) = bounded(1);
+        self.send(Request::Resolve(locations, reply))?;
+        answer.recv().map_err(|_| SymbolError::Gone)
+    }
+
+    /// How lookups ended so far.
+    pub fn counters(&self) -> Result<SymbolCounters, SymbolError> {
+        let (reply, answer) = bounded(1);
+        self.send(Request::Counters(reply))?;
+        answer.recv().map_err(|_| SymbolError::Gone)
+    }
+
+    fn send(&self, request: Request) -> Result<(), SymbolError> {
+        self.requests.as_ref().ok_or(SymbolError::Gone)?.send(request).map_err(|_| SymbolError::Gone)
+    }
+}
+
+impl Drop for Symbolizer {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// Why an address has no name. Each is a counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub(crate) enum Unresolved {
+    #[error("no mapping covers the address")]
+    Unmapped,
+    #[error("the mapped file could not be opened")]
+    NoFile,
+    #[error("the file is not an ELF file")]
+    NotElf,
+    #[error("the file is an ELF file of another kind than 64-bit little-endian")]
+    Unsupported,
+    #[error("the file ends before what its headers promise")]
+    Truncated,
+    #[error("the file's headers or symbols contradict themselves")]
+    Malformed,
+    #[error("the file's symbols exceed the memory limit")]
+    TooLarge,
+    #[error("the file could not be read")]
+    Unreadable,
+    #[error("the file has no function symbols")]
+    Stripped,
+    #[error("no symbol's own size covers the address")]
+    NoSymbol,
+    #[error("the parser failed on this file")]
+    ParserFailed,
+    #[error("code made at run time, without a perf map")]
+    NoPerfMap,
+    #[error("code made at run time, not in the perf map")]
+    NotInPerfMap,
+    #[error("kernel addresses are hidden")]
+    KernelHidden,
+}
+
+impl Unresolved {
+    /// Name of the counter.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Unmapped => "unmapped",
+            Self::NoFile => "file_unavailable",
+            Self::NotElf => "not_elf",
+            Self::Unsupported => "elf_unsupported",
+            Self::Truncated => "elf_truncated",
+            Self::Malformed => "elf_malformed",
+            Self::TooLarge => "elf_too_large",
+            Self::Unreadable => "file_unreadable",
+            Self::Stripped => "stripped",
+            Self::NoSymbol => "no_symbol",
+            Self::ParserFailed => "parser_failed",
+            Self::NoPerfMap => "no_perf_map",
+            Self::NotInPerfMap => "not_in_perf_map",
+            Self::KernelHidden => "kernel_hidden",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,337 @@
+//! Files that are mapped for execution. In: a process, an address range, a path, a file identity. Out: a [`Module`]
+//! that holds the very file that was mapped, open.
+//!
+//! A file is known by device and inode. While it is held open its inode cannot be given to another file, so the pair
+//! is unique for as long as it is in use here; once it is closed the pair is forgotten.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustc_hash::FxHashMap;
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, major, minor, open, openat2};
+
+use super::Pid;
+
+/// Number of a module, unique in one run of the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModuleId(pub u32);
+
+/// A file as mappings name it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// Major number of the device.
+    pub major: u32,
+    /// Minor number of the device.
+    pub minor: u32,
+    /// Inode number; 0 where there is no file.
+    pub inode: u64,
+}
+
+impl FileIdentity {
+    fn of(file: &OwnedFd) -> Option<Self> {
+        let status = fstat(file).ok()?;
+        (FileType::from_raw_mode(status.st_mode) == FileType::RegularFile).then(|| Self {
+            major: major(status.st_dev),
+            minor: minor(status.st_dev),
+            inode: status.st_ino,
+        })
+    }
+}
+
+/// A file that is mapped for execution.
+#[derive(Debug)]
+pub struct Module {
+    id: ModuleId,
+    name: Box<str>,
+    file: Option<File>,
+    open_files: Arc<AtomicUsize>,
+}
+
+impl Module {
+    /// Its number.
+    pub fn id(&self) -> ModuleId {
+        self.id
+    }
+
+    /// Base name of its path, for display.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file that was mapped; `None` if it could not be opened (counted in [`ModuleCounters`]).
+    pub fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            self.open_files.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The file in which a runtime leaves the names of the code it made, open.
+#[derive(Debug)]
+pub struct PerfMapFile {
+    id: u32,
+    file: File,
+}
+
+impl PerfMapFile {
+    /// Number of this file, unique in one run of the program.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// What became of the files of mappings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ModuleCounters {
+    /// Files opened.
+    pub opened: u64,
+    /// Files that could not be opened: process and file were gone, or access was refused.
+    pub unopened: u64,
+    /// Files found under the mapped path that are not the mapped file: replaced on disk.
+    pub replaced: u64,
+    /// Files not opened because the limit on open files was reached and all were in use.
+    pub over_limit: u64,
+    /// Files closed to stay inside the limit.
+    pub evicted: u64,
+}
+
+/// Every module in use.
+#[derive(Debug)]
+pub struct Modules {
+    by_file: FxHashMap<FileIdentity, (Arc<Module>, u64)>,
+    limit: usize,
+    open_files: Arc<AtomicUsize>,
+    next_id: u32,
+    clock: u64,
+    counters: ModuleCounters,
+}
+
+impl Modules {
+    /// Keeps at most `limit` files open.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            by_file: FxHashMap::default(),
+            limit,
+            open_files: Arc::default(),
+            next_id: 0,
+            clock: 0,
+            counters: ModuleCounters::default(),
+        }
+    }
+
+    /// 4096, or what the limit on open files leaves after 256 for everything else.
+    pub fn default_limit() -> usize {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        (limit.saturating_sub(256).max(limit / 4)).min(4096) as usize
+    }
+
+    /// What became of the files so far.
+    pub fn counters(&self) -> ModuleCounters {
+        self.counters
+    }
+
+    /// Number of files held open, those in the hands of other threads included.
+    pub fn open_files(&self) -> usize {
+        self.open_files.load(Ordering::Relaxed)
+    }
+
+    /// The module behind a mapping. `roots` are processes whose mount namespace may show `path`: the process itself
+    /// first, then its ancestors.
+    pub fn module(&mut self, file: FileIdentity, path: &OsStr, range: (u64, u64), roots: &[Pid]) -> Arc<Module> {
+        self.clock += 1;
+        if let Some((module, used)) = self.by_file.get_mut(&file) {
+            *used = self.clock;
+            if module.file.is_some() {
+                return module.clone();
+            }
+        }
+        let mut opened = None;
+        if self.make_room_for_one() {
+            opened = self.open_mapped(file, path, range, roots);
+            match &opened {
+                Some(_) => self.counters.opened += 1,
+                None => self.counters.unopened += 1,
+            }
+        }
+        // A module without a file is named for display only; another process may still open it later.
+        if opened.is_none()
+            && let Some((module, _)) = self.by_file.get(&file)
+        {
+            return module.clone();
+        }
+        let module = self.add(base_name(path), opened);
+        self.by_file.insert(file, (module.clone(), self.clock));
+        module
+    }
+
+    /// Forgets the files that could not be opened and that nobody asks for any more.
+    pub fn forget_unopened(&mut self) {
+        self.by_file.retain(|_, (module, _)| module.file.is_some() || Arc::strong_count(module) > 1);
+    }
+
+    fn add(&mut self, name: Box<str>, file: Option<OwnedFd>) -> Arc<Module> {
+        let id = ModuleId(self.next_id);
+        self.next_id += 1;
+        if file.is_some() {
+            self.open_files.fetch_add(1, Ordering::Relaxed);
+        }
+        Arc::new(Module { id, name, file: file.map(File::from), open_files: self.open_files.clone() })
+    }
+
+    /// Closes the file used longest ago that nobody else holds, if the limit is reached.
+    fn make_room_for_one(&mut self) -> bool {
+        if self.open_files() < self.limit {
+            return true;
+        }
+        let idle = self.by_file.iter().filter(|(_, (module, _))| Arc::strong_count(module) == 1);
+        let oldest = idle.filter(|(_, (module, _))| module.file.is_some()).min_by_key(|(_, (_, used))| *used);
+        if let Some(file) = oldest.map(|(file, _)| *file) {
+            self.by_file.remove(&file);
+            self.counters.evicted += 1;
+            return true;
+        }
+        self.counters.over_limit += 1;
+        false
+    }
+
+    /// `map_files` leads to the mapped file itself, deleted or not. A path may lead elsewhere by now, so there device
+    /// and inode must agree.
+    fn open_mapped(
+        &mut self,
+        wanted: FileIdentity,
+        path: &OsStr,
+        (start, end): (u64, u64),
+        roots: &[Pid],
+    ) -> Option<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        if let Some(Pid(pid)) = roots.first()
+            && let Ok(file) = open(format!("/proc/{pid}/map_files/{start:x}-{end:x}"), flags, Mode::empty())
+            && let Some(found) = FileIdentity::of(&file)
+        {
+            // The same address range may hold another file by now; the device of a file on overlayfs or btrfs reads
+            // differently here than in the mapping, so the inode decides.
+            if found.inode == wanted.inode {
+                return Some(file);
+            }
+        }
+        let mut replaced = false;
+        for root in roots {
+            if let Some(file) = open_in_root(*root, path)
+                && let Some(found) = FileIdentity::of(&file)
+            {
+                if found == wanted {
+                    return Some(file);
+                }
+                replaced = true;
+            }
+        }
+        self.counters.replaced += u64::from(replaced);
+        None
+    }
+
+    /// Opens the perf map of a process, from inside its own mount namespace.
+    pub fn open_perf_map(&mut self, pid: Pid, pid_in_namespace: u32) -> Option<Arc<PerfMapFile>> {
+        let file = open_in_root(pid, OsStr::new(&format!("/tmp/perf-{pid_in_namespace}.map")))?;
+        FileIdentity::of(&file)?;
+        let id = self.next_id;
+        self.next_id += 1;
+        Some(Arc::new(PerfMapFile { id, file: file.into() }))
+    }
+}
+
+/// Opens a path as the process sees it. Links inside a container are resolved inside its root, never in ours.
+fn open_in_root(Pid(pid): Pid, path: &OsStr) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = open(format!("/proc/{pid}/root"), flags, Mode::empty()).ok()?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS).ok()
+}
+
+fn base_name(path: &OsStr) -> Box<str> {
+    let bytes = path.as_bytes();
+    let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
+    let path = Path::new(OsStr::from_bytes(bytes));
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn identity(path: &Path) -> FileIdentity {
+        let status = std::fs::metadata(path).unwrap();
+        FileIdentity { major: major(status.dev()), minor: minor(status.dev()), inode: status.ino() }
+    }
+
+    fn me() -> Pid {
+        Pid(std::process::id())
+    }
+
+    #[test]
+    fn the_same_file_is_the_same_module() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut modules = Modules::new(10);
+        let identity = identity(file.path());
+        let first = modules.module(identity, file.path().as_os_str(), (0, 1), &[me()]);
+        let again = modules.module(identity, file.path().as_os_str(), (0, 1), &[me()]);
+        assert_eq!(first.id(), again.id());
+        assert!(first.file().is_some());
+        assert_eq!(modules.counters(), ModuleCounters { opened: 1, ..ModuleCounters::default() });
+    }
+
+    #[test]
+    fn a_file_replaced_on_disk_is_not_taken_for_the_mapped_one() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut wanted = identity(file.path());
+        wanted.inode += 1_000_000;
+        let mut modules = Modules::new(10);
+        let module = modules.module(wanted, file.path().as_os_str(), (0, 1), &[me()]);
+        assert!(module.file().is_none());
+        assert_eq!(modules.counters(), ModuleCounters { unopened: 1, replaced: 1, ..ModuleCounters::default() });
+    }
+
+    #[test]
+    fn the_limit_closes_idle_files_and_counts_what_it_refuses() {
+        let files: Vec<_> = (0..3).map(|_| tempfile::NamedTempFile::new().unwrap()).collect();
+        let mut modules = Modules::new(2);
+        let open = |modules: &mut Modules, index: usize| {
+            let path = files[index].path();
+            modules.module(identity(path), path.as_os_str(), (0, 1), &[me()])
+        };
+        let held = open(&mut modules, 0);
+        drop(open(&mut modules, 1));
+        let third = open(&mut modules, 2);
+        assert!(third.file().is_some());
+        assert_eq!((modules.counters().evicted, modules.open_files()), (1, 2));
+        let refused = open(&mut modules, 1);
+        assert!(refused.file().is_none());
+        assert_eq!(modules.counters().over_limit, 1);
+        drop((held, third));
+        assert!(open(&mut modules, 1).file().is_some(), "opened once there is room");
+    }
+
+    #[test]
+    fn names_for_display_are_base_names() {
+        assert_eq!(&*base_name(OsStr::new("/usr/bin/redis-server (deleted)")), "redis-server");
+        assert_eq!(&*base_name(OsStr::new("/memfd:code")), "memfd:code");
+    }
+}

@@ -1,0 +1,545 @@
+//! Every process that was seen, dead ones included. In: events, and `/proc` where events are missing. Out: addresses
+//! as [`Location`]s, and command names.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::mappings::{Mapping, MappingKind, Mappings, parse_line};
+use super::module::{FileIdentity, Module, ModuleCounters, Modules, PerfMapFile};
+use super::sideband::{Event, What};
+use super::{FileOffset, Leaf, Location, Pid, Tid, lookup_addresses, monotonic_ns};
+
+/// A process's start time is compared at most this often.
+const CHECK_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// A process's mappings are read again at most this often when an address is not covered.
+const REREAD_INTERVAL_NS: u64 = 100_000_000;
+
+/// `/proc` gives start times in hundredths of a second; a fork event this close to one means the same process.
+const START_TOLERANCE_NS: u64 = 30_000_000;
+
+/// Programs that one process became, and processes that had one pid, of which the mappings are kept.
+const HISTORY: usize = 8;
+
+/// Ancestors whose view of the file system is tried for a process that is gone.
+const ANCESTORS: usize = 4;
+
+/// What the table did, and what it could not do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProcessCounters {
+    /// Times that `/proc/PID/maps` was read.
+    pub maps_read: u64,
+    /// Times that it could not be read: the process was gone.
+    pub maps_unreadable: u64,
+    /// Addresses that no mapping covers.
+    pub uncovered: u64,
+    /// Pids that were found to belong to another process than before.
+    pub pids_reused: u64,
+    /// Events that the kernel could not deliver.
+    pub events_lost: u64,
+}
+
+/// The program that a process runs from one exec to the next.
+#[derive(Debug, Clone)]
+struct Image {
+    since_ns: u64,
+    command: Arc<str>,
+    mappings: Arc<Mappings>,
+}
+
+/// One process, from fork to exit.
+#[derive(Debug)]
+struct Life {
+    start_ns: u64,
+    start_ticks: Option<u64>,
+    end_ns: Option<u64>,
+    parent: Option<Pid>,
+    /// Oldest first; never empty.
+    images: Vec<Image>,
+    perf_map: Option<Arc<PerfMapFile>>,
+    checked_ns: u64,
+    read_ns: u64,
+    perf_map_tried_ns: u64,
+}
+
+impl Life {
+    fn current(&self) -> Option<&Image> {
+        self.images.last()
+    }
+
+    /// Images, the one in force at that time first, then from the newest on.
+    fn images_from(&self, at_ns: u64) -> impl Iterator<Item = &Image> {
+        let first = self.images.iter().rposition(|image| image.since_ns <= at_ns).unwrap_or(0);
+        let rest = self.images.iter().enumerate().rev().filter(move |(position, _)| *position != first);
+        self.images.get(first).into_iter().chain(rest.map(|(_, image)| image))
+    }
+
+    fn begin_image(&mut self, image: Image) {
+        if self.images.len() == HISTORY {
+            self.images.remove(0);
+        }
+        self.images.push(image);
+    }
+}
+
+/// What `/proc/PID/stat` says.
+struct Stat {
+    command: Arc<str>,
+    parent: Pid,
+    start_ticks: u64,
+}
+
+/// What becomes of known mappings where `/proc/PID/maps` shows others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// They stay: events told of them, and the process may by now be another program yet.
+    Kept,
+    /// They give way.
+    Replaced,
+}
+
+/// Every process that was seen.
+#[derive(Debug)]
+pub struct ProcessTable {
+    /// Oldest first; never empty.
+    lives: FxHashMap<Pid, Vec<Life>>,
+    modules: Modules,
+    counters: ProcessCounters,
+    /// Events were lost at this time: mappings read before may be out of date.
+    distrusted_ns: u64,
+}
+
+impl ProcessTable {
+    /// Keeps at most `open_file_limit` files open.
+    pub fn new(open_file_limit: usize) -> Self {
+        Self {
+            lives: FxHashMap::default(),
+            modules: Modules::new(open_file_limit),
+            counters: ProcessCounters::default(),
+            distrusted_ns: 0,
+        }
+    }
+
+    /// What the table did so far.
+    pub fn counters(&self) -> ProcessCounters {
+        self.counters
+    }
+
+    /// What became of the files of mappings.
+    pub fn module_counters(&self) -> ModuleCounters {
+        self.modules.counters()
+    }
+
+    /// Number of processes known, dead ones included.
+    pub fn len(&self) -> usize {
+        self.lives.values().map(Vec::len).sum()
+    }
+
+    /// Whether no process is known.
+    pub fn is_empty(&self) -> bool {
+        self.lives.is_empty()
+    }
+
+    /// Learns about every process there is.
+    pub fn observe_all(&mut self) {
+        let Ok(entries) = fs::read_dir("/proc") else { return };
+        for entry in entries.flatten() {
+            if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+                self.observe(Pid(pid));
+            }
+        }
+    }
+
+    /// Learns about a process, unless it is known. Returns whether anything is known of it.
+    pub fn observe(&mut self, pid: Pid) -> bool {
+        let now = monotonic_ns();
+        if let Some(life) = self.living(pid) {
+            if now.saturating_sub(life.checked_ns) < CHECK_INTERVAL_NS {
+                return true;
+            }
+            life.checked_ns = now;
+        }
+        let Some(stat) = read_stat(pid) else {
+            return self.lives.contains_key(&pid);
+        };
+        if let Some(life) = self.living(pid) {
+            match life.start_ticks {
+                Some(known) if known != stat.start_ticks => {
+                    life.end_ns = Some(now);
+                    self.counters.pids_reused += 1;
+                }
+                Some(_) => return true,
+                None => {
+                    life.start_ticks = Some(stat.start_ticks);
+                    return true;
+                }
+            }
+        }
+        let life = Life {
+            start_ns: start_ns(stat.start_ticks),
+            start_ticks: Some(stat.start_ticks),
+            end_ns: None,
+            parent: Some(stat.parent),
+            images: vec![Image { since_ns: 0, command: stat.command, mappings: Arc::default() }],
+            perf_map: None,
+            checked_ns: now,
+            read_ns: 0,
+            perf_map_tried_ns: 0,
+        };
+        self.begin_life(pid, life);
+        self.read_maps(pid, now, Known::Replaced);
+        true
+    }
+
+    /// Takes in one event.
+    pub fn apply(&mut self, event: &Event) {
+        let Event { at_ns, pid, tid, what } = event;
+        match what {
+            What::Fork { parent } if parent != pid => self.fork(*parent, *pid, *at_ns),
+            What::Fork { .. } => {}
+            What::Exec { command } => self.exec(*pid, command, *at_ns),
+            What::Comm { command } => self.comm(*pid, *tid, command),
+            What::Mmap { start, length, offset, file, path } => {
+                let end = start.saturating_add(*length);
+                self.mmap(*pid, *start, end, *offset, *file, path);
+            }
+            What::Exit => {
+                if pid.0 == tid.0 {
+                    self.exit(*pid, *at_ns);
+                }
+            }
+            What::Lost { count } => {
+                self.counters.events_lost += count;
+                self.distrusted_ns = monotonic_ns();
+            }
+        }
+    }
+
+    /// A process was born: it has its parent's mappings until it does something of its own.
+    pub fn fork(&mut self, parent: Pid, child: Pid, at_ns: u64) {
+        if let Some(life) = self.living(child) {
+            if life.start_ns.abs_diff(at_ns) < START_TOLERANCE_NS {
+                life.start_ns = at_ns;
+                return;
+            }
+            life.end_ns = Some(at_ns);
+            self.counters.pids_reused += 1;
+        }
+        self.observe(parent);
+        let inherited = self.lives.get(&parent).and_then(|lives| lives.last());
+        let Some(image) = inherited.and_then(Life::current) else {
+            self.observe(child);
+            return;
+        };
+        let life = Life {
+            start_ns: at_ns,
+            start_ticks: None,
+            end_ns: None,
+            parent: Some(parent),
+            images: vec![Image { since_ns: at_ns, ..image.clone() }],
+            perf_map: inherited.and_then(|life| life.perf_map.clone()),
+            checked_ns: at_ns,
+            read_ns: at_ns,
+            perf_map_tried_ns: 0,
+        };
+        self.begin_life(child, life);
+    }
+
+    /// A process became another program: its mappings are gone.
+    pub fn exec(&mut self, pid: Pid, command: &str, at_ns: u64) {
+        if !self.observe(pid) {
+            let life = Life {
+                start_ns: at_ns,
+                start_ticks: None,
+                end_ns: None,
+                parent: None,
+                images: Vec::new(),
+                perf_map: None,
+                checked_ns: at_ns,
+                read_ns: 0,
+                perf_map_tried_ns: 0,
+            };
+            self.begin_life(pid, life);
+        }
+        if let Some(life) = self.living(pid) {
+            life.begin_image(Image { since_ns: at_ns, command: command.into(), mappings: Arc::default() });
+            life.perf_map = None;
+            life.perf_map_tried_ns = 0;
+            life.read_ns = 0;
+        }
+    }
+
+    /// A thread took a name; the main thread's is the process's.
+    pub fn comm(&mut self, pid: Pid, tid: Tid, command: &str) {
+        if pid.0 == tid.0
+            && let Some(image) = self.living(pid).and_then(|life| life.images.last_mut())
+        {
+            image.command = command.into();
+        }
+    }
+
+    /// A process mapped memory for execution.
+    pub fn mmap(&mut self, pid: Pid, start: u64, end: u64, offset: u64, file: FileIdentity, path: &OsStr) {
+        if !self.observe(pid) {
+            return;
+        }
+        let kind = self.kind(pid, (start, end), file, path);
+        if let Some(image) = self.living(pid).and_then(|life| life.images.last_mut()) {
+            let anonymous = matches!(kind, MappingKind::Anonymous);
+            Arc::make_mut(&mut image.mappings).insert(Mapping { start, end, offset, kind });
+            if anonymous {
+                self.open_perf_map(pid, monotonic_ns());
+            }
+        }
+    }
+
+    /// A process ended. What was learnt of it stays until [`Self::forget_dead`].
+    pub fn exit(&mut self, pid: Pid, at_ns: u64) {
+        if let Some(life) = self.living(pid) {
+            life.end_ns = Some(at_ns);
+        }
+    }
+
+    /// Forgets processes that ended before this time.
+    pub fn forget_dead(&mut self, older_than_ns: u64) {
+        self.lives.retain(|pid, lives| {
+            lives.retain(|life| match life.end_ns {
+                Some(end) if end < older_than_ns => {
+                    // The main thread may end before the others: then the process still has its place in /proc.
+                    life.start_ticks.is_some() && read_stat(*pid).map(|stat| stat.start_ticks) == life.start_ticks
+                }
+                Some(_) => true,
+                None => life.checked_ns >= older_than_ns || read_stat(*pid).is_some(),
+            });
+            !lives.is_empty()
+        });
+        self.modules.forget_unopened();
+    }
+
+    /// Reads the mappings of processes that ran exec since they were last read, as long as `budget` lasts: events do not
+    /// tell of the vDSO.
+    pub fn complete_images(&mut self, pids: impl IntoIterator<Item = Pid>, budget: usize) {
+        let now = monotonic_ns();
+        let unread = |table: &mut Self, pid: &Pid| table.living(*pid).is_some_and(|life| life.read_ns == 0);
+        let pids: Vec<Pid> = pids.into_iter().filter(|pid| unread(self, pid)).take(budget).collect();
+        for pid in pids {
+            self.read_maps(pid, now, Known::Kept);
+        }
+    }
+
+    /// Opens the perf maps that have appeared since: their directory goes with the process.
+    pub fn open_perf_maps(&mut self) {
+        let now = monotonic_ns();
+        let runs_anonymous = |life: &Life| {
+            life.current().is_some_and(|image| {
+                image.mappings.iter().any(|mapping| matches!(mapping.kind, MappingKind::Anonymous))
+            })
+        };
+        let wanting = |lives: &&Vec<Life>| {
+            lives.last().is_some_and(|life| life.perf_map.is_none() && life.end_ns.is_none() && runs_anonymous(life))
+        };
+        let wanting: Vec<Pid> = self.lives.iter().filter(|(_, lives)| wanting(lives)).map(|(pid, _)| *pid).collect();
+        for pid in wanting {
+            self.open_perf_map(pid, now);
+        }
+    }
+
+    /// Command name of a process: its main thread's, at that time (now, if `None`).
+    pub fn command(&mut self, pid: Pid, at_ns: Option<u64>) -> Option<Arc<str>> {
+        self.observe(pid);
+        let at_ns = at_ns.unwrap_or(u64::MAX);
+        self.life_at(pid, at_ns).and_then(|life| life.images_from(at_ns).next()).map(|image| image.command.clone())
+    }
+
+    /// Where the frames of a user stack lead; `addresses` are leaf first, and so is the answer.
+    pub fn normalize_stack(&mut self, pid: Pid, addresses: &[u64], leaf: Leaf, at_ns: Option<u64>) -> Vec<Location> {
+        lookup_addresses(addresses, leaf).map(|address| self.normalize(pid, address, at_ns)).collect()
+    }
+
+    /// Where an address of a process led at a time by the monotonic clock (lately, if `None`).
+    pub fn normalize(&mut self, pid: Pid, address: u64, at_ns: Option<u64>) -> Location {
+        self.observe(pid);
+        let at_ns = at_ns.unwrap_or(u64::MAX);
+        self.reread_if_distrusted(pid);
+        if let Some(location) = self.find(pid, address, at_ns) {
+            return location;
+        }
+        let now = monotonic_ns();
+        let due = |life: &mut Life| now.saturating_sub(life.read_ns) >= REREAD_INTERVAL_NS;
+        if self.living(pid).is_some_and(due)
+            && self.read_maps(pid, now, Known::Replaced)
+            && let Some(location) = self.find(pid, address, at_ns)
+        {
+            return location;
+        }
+        self.counters.uncovered += 1;
+        Location::Unknown { address }
+    }
+
+    fn find(&mut self, pid: Pid, address: u64, at_ns: u64) -> Option<Location> {
+        let life = self.life_at(pid, at_ns)?;
+        let mapping = life.images_from(at_ns).find_map(|image| image.mappings.find(address))?;
+        let offset = address - mapping.start + mapping.offset;
+        let (perf_map, tried) = (life.perf_map.clone(), life.perf_map_tried_ns);
+        Some(match &mapping.kind {
+            MappingKind::Module(module) => Location::Module { module: module.clone(), offset: FileOffset(offset) },
+            MappingKind::Vdso => Location::Vdso { offset: address - mapping.start },
+            MappingKind::Anonymous => {
+                let now = monotonic_ns();
+                let perf_map = match perf_map {
+                    None if now.saturating_sub(tried) >= CHECK_INTERVAL_NS => self.open_perf_map(pid, now),
+                    known => known,
+                };
+                Location::Anonymous { pid, address, perf_map }
+            }
+        })
+    }
+
+    /// The last life that had begun by then.
+    fn life_at(&self, pid: Pid, at_ns: u64) -> Option<&Life> {
+        let lives = self.lives.get(&pid)?;
+        lives.iter().rfind(|life| life.start_ns <= at_ns).or(lives.first())
+    }
+
+    fn living(&mut self, pid: Pid) -> Option<&mut Life> {
+        self.lives.get_mut(&pid)?.last_mut().filter(|life| life.end_ns.is_none())
+    }
+
+    fn begin_life(&mut self, pid: Pid, life: Life) {
+        let lives = self.lives.entry(pid).or_default();
+        if lives.len() == HISTORY {
+            lives.remove(0);
+        }
+        lives.push(life);
+    }
+
+    /// After lost events a process may have become another program unnoticed.
+    fn reread_if_distrusted(&mut self, pid: Pid) {
+        let (distrusted, now) = (self.distrusted_ns, monotonic_ns());
+        let Some(life) = self.living(pid) else { return };
+        if life.read_ns >= distrusted {
+            return;
+        }
+        if let Some(image) = life.current().cloned() {
+            let command = read_stat(pid).map_or(image.command, |stat| stat.command);
+            let fresh = Image { since_ns: distrusted, command, mappings: Arc::default() };
+            if let Some(life) = self.living(pid) {
+                life.begin_image(fresh);
+            }
+            if !self.read_maps(pid, now, Known::Replaced)
+                && let Some(life) = self.living(pid)
+            {
+                life.images.pop();
+                life.read_ns = now;
+            }
+        }
+    }
+
+    /// Adds what `/proc/PID/maps` says to the current image. What was unmapped meanwhile stays: samples may precede it.
+    fn read_maps(&mut self, pid: Pid, now: u64, known: Known) -> bool {
+        let maps = fs::read(format!("/proc/{}/maps", pid.0));
+        if let Some(life) = self.living(pid) {
+            life.read_ns = now;
+        }
+        let Ok(maps) = maps else {
+            self.counters.maps_unreadable += 1;
+            return false;
+        };
+        self.counters.maps_read += 1;
+        let mut mappings =
+            self.living(pid).and_then(|life| life.current()).map(|i| i.mappings.clone()).unwrap_or_default();
+        let mut anonymous = false;
+        for line in maps.split(|byte| *byte == b'\n').filter_map(parse_line).filter(|line| line.executable) {
+            let (start, end) = (line.start, line.end);
+            // [vsyscall] lies outside of every process and holds no code of its own.
+            if line.name == "[vsyscall]" || known == Known::Kept && mappings.overlap(start, end) {
+                continue;
+            }
+            let kind = self.kind(pid, (start, end), line.file, line.name);
+            anonymous |= matches!(kind, MappingKind::Anonymous);
+            Arc::make_mut(&mut mappings).insert(Mapping { start, end, offset: line.offset, kind });
+        }
+        if let Some(image) = self.living(pid).and_then(|life| life.images.last_mut()) {
+            image.mappings = mappings;
+        }
+        if anonymous {
+            self.open_perf_map(pid, now);
+        }
+        true
+    }
+
+    fn kind(&mut self, pid: Pid, range: (u64, u64), file: FileIdentity, path: &OsStr) -> MappingKind {
+        if path == "[vdso]" {
+            return MappingKind::Vdso;
+        }
+        if file.inode == 0 {
+            return MappingKind::Anonymous;
+        }
+        let mut roots = Vec::with_capacity(ANCESTORS + 2);
+        let mut next = Some(pid);
+        while let Some(root) = next.filter(|root| root.0 != 0 && roots.len() <= ANCESTORS) {
+            roots.push(root);
+            next = self.lives.get(&root).and_then(|lives| lives.last()).and_then(|life| life.parent);
+        }
+        roots.push(Pid(std::process::id()));
+        let module = self.modules.module(file, path, range, &roots);
+        // Runtimes map the code they make through a memfd, too; one that holds a program is a program.
+        if path.as_bytes().starts_with(b"/memfd:") && !is_elf(&module) {
+            return MappingKind::Anonymous;
+        }
+        MappingKind::Module(module)
+    }
+
+    fn open_perf_map(&mut self, pid: Pid, now: u64) -> Option<Arc<PerfMapFile>> {
+        let life = self.living(pid)?;
+        if life.perf_map.is_none() {
+            life.perf_map_tried_ns = now;
+            let pid_in_namespace = read_pid_in_namespace(pid)?;
+            let file = self.modules.open_perf_map(pid, pid_in_namespace);
+            self.living(pid)?.perf_map = file;
+        }
+        self.living(pid)?.perf_map.clone()
+    }
+}
+
+fn is_elf(module: &Module) -> bool {
+    let mut magic = [0; 4];
+    module.file().is_some_and(|file| file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"\x7fELF")
+}
+
+fn read_stat(Pid(pid): Pid) -> Option<Stat> {
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The command stands in parentheses and may hold any byte, parentheses too: the last one counts.
+fn parse_stat(stat: &[u8]) -> Option<Stat> {
+    let open = stat.iter().position(|byte| *byte == b'(')?;
+    let close = stat.iter().rposition(|byte| *byte == b')')?;
+    let command = String::from_utf8_lossy(stat.get(open + 1..close)?).into();
+    let mut fields = str::from_utf8(stat.get(close + 1..)?).ok()?.split_ascii_whitespace();
+    let parent = Pid(fields.nth(1)?.parse().ok()?);
+    let start_ticks = fields.nth(17)?.parse().ok()?;
+    Some(Stat { command, parent, start_ticks })
+}
+
+/// The process's id as it sees itself: the last of `NSpid`.
+fn read_pid_in_namespace(Pid(pid): Pid) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_ascii_whitespace().last()?.parse().ok()
+}
+
+/// Start time by the monotonic clock; `/proc` counts ticks of the clock that runs through suspend.
+fn start_ns(ticks: u64) -> u64 {
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let boot_ns = boot.tv_sec as u64 * 1_000_000_000 + boot.tv_nsec as u64;
+    let suspended = boot_ns.saturating_sub(monotonic_ns());
+    (ticks * (1_000_000_000 / rustix::param::clock_ticks_per_second())).saturating_sub(suspended)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! The thread that owns the process table. In: process events and questions. Out: answers.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use super::module::Modules;
+use super::sideband::{Event, Sideband, SidebandError, What};
+use super::table::ProcessTable;
+
+/// Time between two looks at the rings while events keep coming: so many wake-ups a second at most.
+const COALESCE: Duration = Duration::from_millis(1);
+
+/// Time between two looks for perf maps and new CPUs.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Processes whose mappings are read after exec, in one housekeeping interval.
+const IMAGE_BUDGET: usize = 200;
+
+/// How to follow processes.
+#[derive(Debug, Default)]
+pub struct TrackerOptions {
+    /// Most files held open; `None` for what the limit on open files allows, 4096 at most.
+    pub open_file_limit: Option<usize>,
+    /// Who else wants every event. What does not fit is dropped and counted.
+    pub subscriber: Option<Sender<Event>>,
+}
+
+/// Why processes cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackerError {
+    /// The thread could not be started.
+    #[error("cannot start the thread that follows processes: {0}")]
+    Spawn(io::Error),
+    /// The thread is gone.
+    #[error("the thread that follows processes has ended")]
+    Gone,
+}
+
+type Question = Box<dyn FnOnce(&mut ProcessTable) + Send>;
+
+/// Handle on the thread that owns the [`ProcessTable`]. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Tracker {
+    questions: Option<Sender<Question>>,
+    bell: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    degraded: Option<SidebandError>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    undelivered: AtomicU64,
+    malformed: AtomicU64,
+}
+
+impl Tracker {
+    /// Starts following. Where the kernel refuses process events it goes on with `/proc` alone and
+    /// [`Self::degraded`] says why.
+    pub fn spawn(options: TrackerOptions) -> Result<Self, TrackerError> {
+        let (sideband, degraded) = match Sideband::open() {
+            Ok(sideband) => (Some(sideband), None),
+            Err(error) => (None, Some(error)),
+        };
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let bell = Arc::new(bell.map_err(|error| TrackerError::Spawn(error.into()))?);
+        let (sender, questions) = bounded(64);
+        let shared = Arc::new(Shared::default());
+        let state = Worker {
+            sideband,
+            table: ProcessTable::new(options.open_file_limit.unwrap_or_else(Modules::default_limit)),
+            questions,
+            bell: bell.clone(),
+            subscriber: options.subscriber,
+            shared: shared.clone(),
+        };
+        let thread = std::thread::Builder::new().name("processes".into()).spawn(move || state.run());
+        let thread = Some(thread.map_err(TrackerError::Spawn)?);
+        Ok(Self { questions: Some(sender), bell, thread, shared, degraded })
+    }
+
+    /// Asks the table something on its own thread, after it has taken in every event so far, and waits for the answer.
+    pub fn call<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut ProcessTable) -> R + Send + 'static,
+    ) -> Result<R, TrackerError> {
+        let (reply, answer) = bounded(1);
+        let question: Question = Box::new(move |table| {
+            reply.send(question(table)).ok();
+        });
+        self.questions.as_ref().ok_or(TrackerError::Gone)?.send(question).map_err(|_| TrackerError::Gone)?;
+        self.ring();
+        answer.recv().map_err(|_| TrackerError::Gone)
+    }
+
+    /// Why short-lived processes cannot be followed, if so.
+    pub fn degraded(&self) -> Option<&SidebandError> {
+        self.degraded.as_ref()
+    }
+
+    /// Events that the subscriber had no room for.
+    pub fn undelivered(&self) -> u64 {
+        self.shared.undelivered.load(Ordering::Relaxed)
+    }
+
+    /// Records of the kernel that could not be read.
+    pub fn malformed(&self) -> u64 {
+        self.shared.malformed.load(Ordering::Relaxed)
+    }
+
+    fn ring(&self) {
+        // It fails only when the counter is full, and then the thread is awake anyway.
+        rustix::io::write(&*self.bell, &1_u64.to_ne_bytes()).ok();
+    }
+}
+
+impl Drop for Tracker {
+    fn drop(&mut self) {
+        self.questions = None;
+        self.ring();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+struct Worker {
+    sideband: Option<Sideband>,
+    table: ProcessTable,
+    questions: Receiver<Question>,
+    bell: Arc<OwnedFd>,
+    subscriber: Option<Sender<Event>>,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        // The rings are open by now, so that nothing falls between this look and the first event.
+        self.table.observe_all();
+        let mut events = Vec::new();
+        let (mut tidied, mut image_budget) = (Instant::now(), IMAGE_BUDGET);
+        loop {
+            let pending = self.sideband.as_ref().is_some_and(Sideband::has_pending);
+            self.wait(if pending { COALESCE } else { HOUSEKEEPING });
+            self.take_events(&mut events);
+            if !events.is_empty() {
+                let execs = events.iter().filter(|event| matches!(event.what, What::Exec { .. }));
+                let before = self.table.counters().maps_read;
+                self.table.complete_images(execs.map(|event| event.pid), image_budget);
+                image_budget = image_budget.saturating_sub((self.table.counters().maps_read - before) as usize);
+            }
+            loop {
+                match self.questions.try_recv() {
+                    Ok(question) => question(&mut self.table),
+                    Err(crossbeam_channel::TryRecvError::Empty) => break,
+                    Err(crossbeam_channel::TryRecvError::Disconnected) => return,
+                }
+            }
+            if tidied.elapsed() >= HOUSEKEEPING {
+                (tidied, image_budget) = (Instant::now(), IMAGE_BUDGET);
+                self.table.open_perf_maps();
+                if let Some(sideband) = &mut self.sideband
+                    && let Err(error) = sideband.follow_cpus()
+                {
+                    tracing::warn!("processes on a CPU that came online are not followed: {error}");
+                }
+            } else if !events.is_empty() {
+                std::thread::sleep(COALESCE);
+            }
+        }
+    }
+
+    fn take_events(&mut self, events: &mut Vec<Event>) {
+        events.clear();
+        let Some(sideband) = &mut self.sideband else { return };
+        sideband.drain(events);
+        self.shared.malformed.store(sideband.malformed(), Ordering::Relaxed);
+        for event in events.iter() {
+            self.table.apply(event);
+            if let Some(subscriber) = &self.subscriber
+                && subscriber.try_send(event.clone()).is_err()
+            {
+                self.shared.undelivered.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Sleeps until an event, a question, or the end of the interval.
+    fn wait(&self, interval: Duration) {
+        let rings = self.sideband.iter().flat_map(Sideband::descriptors);
+        let mut descriptors: Vec<PollFd<'_>> =
+            rings.chain([self.bell.as_fd()]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let interval = Timespec { tv_sec: interval.as_secs() as i64, tv_nsec: i64::from(interval.subsec_nanos()) };
+        // A signal ends the wait early, which does no harm.
+        poll(&mut descriptors, Some(&interval)).ok();
+        rustix::io::read(&*self.bell, &mut [0_u8; 8]).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Pid;
+    use crate::process::testing::{TestResult, skip};
+
+    #[test]
+    fn a_process_that_came_and_went_is_known_by_name() -> TestResult {
+        let tracker = Tracker::spawn(TrackerOptions::default())?;
+        if let Some(reason) = tracker.degraded() {
+            return skip(&reason.to_string());
+        }
+        let mut child = std::process::Command::new("/bin/true").spawn()?;
+        let pid = Pid(child.id());
+        child.wait()?;
+        std::thread::sleep(Duration::from_millis(20));
+        let command = tracker.call(move |table| table.command(pid, None))?;
+        assert_eq!(command.as_deref(), Some("true"));
+        Ok(())
+    }
+}

@@ -1,0 +1,443 @@
+//! A lean private copy of an ELF file. In: an open file, untrusted. Out: an ELF file in a memfd with the function
+//! symbols, and on request the debug sections, of the original; and where its segments are loaded.
+//!
+//! The parser downstream maps files into memory. It maps this copy, which nobody else can shrink, and finds in it only
+//! symbols that may name something: functions with a size. A label without a size inside a function would hide that
+//! function's name, and data symbols would only take memory.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::Unresolved;
+
+const HEADER: usize = 64;
+const SEGMENT: usize = 56;
+const SECTION: usize = 64;
+const SYMBOL: usize = 24;
+
+const SEGMENTS_MAX: usize = 4096;
+const SECTIONS_MAX: usize = 65_536;
+/// Bytes read at a time.
+const CHUNK: usize = 64 * 1024;
+
+const SEGMENT_LOAD: u32 = 1;
+const SECTION_PROGBITS: u32 = 1;
+const SECTION_SYMTAB: u32 = 2;
+const SECTION_STRTAB: u32 = 3;
+const SECTION_NOTE: u32 = 7;
+const SECTION_NOBITS: u32 = 8;
+const SECTION_DYNSYM: u32 = 11;
+const SECTION_COMPRESSED: u64 = 1 << 11;
+const COMPRESS_ZLIB: u32 = 1;
+const COMPRESS_ZSTD: u32 = 2;
+const BUILD_ID_NOTE: u32 = 3;
+
+/// What to copy besides function symbols, and how much at most.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CopyOptions {
+    /// Debug sections too.
+    pub debug_sections: bool,
+    /// Most bytes, and most after decompression.
+    pub limit_bytes: u64,
+}
+
+/// Where a separate file with symbols may be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DebugLink {
+    /// Its base name.
+    pub name: String,
+    /// CRC-32 of the whole file.
+    pub crc: u32,
+}
+
+/// One loaded segment.
+#[derive(Debug, Clone, Copy)]
+struct Segment {
+    offset: u64,
+    file_size: u64,
+    address: u64,
+}
+
+/// The private copy.
+#[derive(Debug)]
+pub(crate) struct ElfCopy {
+    file: OwnedFd,
+    bytes: u64,
+    functions: u64,
+    has_lines: bool,
+    segments: Vec<Segment>,
+    build_id: Vec<u8>,
+    debug_link: Option<DebugLink>,
+}
+
+impl ElfCopy {
+    /// Copies what is wanted of a file.
+    pub(crate) fn new(source: &File, options: CopyOptions) -> Result<Self, Unresolved> {
+        Copier::new(source, options)?.copy()
+    }
+
+    /// Where the parser finds it.
+    pub(crate) fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+    }
+
+    /// Size of the copy.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Number of function symbols.
+    pub(crate) fn functions(&self) -> u64 {
+        self.functions
+    }
+
+    /// Whether debug sections were copied.
+    pub(crate) fn has_lines(&self) -> bool {
+        self.has_lines
+    }
+
+    /// The build id; empty if there is none.
+    pub(crate) fn build_id(&self) -> &[u8] {
+        &self.build_id
+    }
+
+    /// The separate file with symbols, if one is named.
+    pub(crate) fn debug_link(&self) -> Option<&DebugLink> {
+        self.debug_link.as_ref()
+    }
+
+    /// The address that a byte of the file is linked at.
+    pub(crate) fn virtual_address(&self, offset: u64) -> Option<u64> {
+        let inside = |segment: &&Segment| offset.checked_sub(segment.offset).is_some_and(|at| at < segment.file_size);
+        self.segments.iter().find(inside).and_then(|s| (offset - s.offset).checked_add(s.address))
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Section {
+    name: u32,
+    kind: u32,
+    flags: u64,
+    offset: u64,
+    size: u64,
+}
+
+struct Copier<'file> {
+    source: &'file File,
+    options: CopyOptions,
+    header: [u8; HEADER],
+    program_headers: Vec<u8>,
+    section_headers: Vec<u8>,
+    names: Vec<u8>,
+    out: Vec<u8>,
+    copied: u64,
+}
+
+impl<'file> Copier<'file> {
+    fn new(source: &'file File, options: CopyOptions) -> Result<Self, Unresolved> {
+        let mut header = [0; HEADER];
+        let length = source.read_at(&mut header, 0).map_err(|_| Unresolved::Unreadable)?;
+        if length < 4 || header[..4] != *b"\x7fELF" {
+            return Err(Unresolved::NotElf);
+        }
+        if length < HEADER {
+            return Err(Unresolved::Truncated);
+        }
+        if header[4..6] != [2, 1] {
+            return Err(Unresolved::Unsupported);
+        }
+        let mut copier = Self {
+            source,
+            options,
+            header,
+            program_headers: Vec::new(),
+            section_headers: Vec::new(),
+            names: Vec::new(),
+            out: Vec::new(),
+            copied: 0,
+        };
+        copier.read_headers()?;
+        Ok(copier)
+    }
+
+    fn read_headers(&mut self) -> Result<(), Unresolved> {
+        let header = self.header;
+        let (segments_at, sections_at) = (u64_at(&header, 32), u64_at(&header, 40));
+        let (mut segments, mut sections) = (usize::from(u16_at(&header, 56)), usize::from(u16_at(&header, 60)));
+        let mut names = usize::from(u16_at(&header, 62));
+        if sections_at == 0 {
+            (sections, names) = (0, 0);
+        } else {
+            if usize::from(u16_at(&header, 58)) != SECTION {
+                return Err(Unresolved::Malformed);
+            }
+            // Counts that do not fit are in the first section header.
+            let first = self.read(sections_at, SECTION)?;
+            if sections == 0 {
+                sections = usize::try_from(u64_at(&first, 32)).unwrap_or(usize::MAX);
+            }
+            if names == 0xffff {
+                names = u32_at(&first, 40) as usize;
+            }
+            if segments == 0xffff {
+                segments = u32_at(&first, 44) as usize;
+            }
+        }
+        if segments > SEGMENTS_MAX || sections > SECTIONS_MAX {
+            return Err(Unresolved::TooLarge);
+        }
+        if segments != 0 && usize::from(u16_at(&header, 54)) != SEGMENT {
+            return Err(Unresolved::Malformed);
+        }
+        self.program_headers = self.read(segments_at, segments * SEGMENT)?;
+        self.section_headers = self.read(sections_at, sections * SECTION)?;
+        if sections != 0 {
+            let table = self.section(names).ok_or(Unresolved::Malformed)?;
+            if table.size > 16 << 20 {
+                return Err(Unresolved::TooLarge);
+            }
+            self.names = self.read(table.offset, table.size as usize)?;
+        }
+        Ok(())
+    }
+
+    fn copy(mut self) -> Result<ElfCopy, Unresolved> {
+        let segments = self.segments();
+        let (mut functions, mut has_lines) = (0, false);
+        let (mut build_id, mut debug_link) = (Vec::new(), None);
+        let program_headers_at = HEADER as u64;
+        let sections_at = program_headers_at + self.program_headers.len() as u64;
+        self.out = vec![0; sections_at as usize + self.section_headers.len()];
+        for index in 0..self.section_headers.len() / SECTION {
+            let Some(section) = self.section(index) else { break };
+            let name = self.name(&section).to_vec();
+            let debug = name.starts_with(b".debug_") && section.kind == SECTION_PROGBITS;
+            let start = self.out.len() as u64;
+            let copied = match section.kind {
+                SECTION_SYMTAB | SECTION_DYNSYM => {
+                    functions += self.copy_functions(&section)?;
+                    true
+                }
+                SECTION_STRTAB => self.copy_whole(&section).map(|()| true)?,
+                SECTION_PROGBITS if debug && self.options.debug_sections => {
+                    has_lines |= name == b".debug_info";
+                    self.copy_whole(&section).map(|()| true)?
+                }
+                SECTION_NOTE if name == b".note.gnu.build-id" => {
+                    build_id = self.read_small(&section).and_then(|note| parse_build_id(&note)).unwrap_or_default();
+                    false
+                }
+                SECTION_PROGBITS if name == b".gnu_debuglink" => {
+                    debug_link = self.read_small(&section).and_then(|link| parse_debug_link(&link));
+                    false
+                }
+                _ => false,
+            };
+            let header = &mut self.section_headers[index * SECTION..(index + 1) * SECTION];
+            if copied {
+                let size = self.out.len() as u64 - start;
+                header[24..32].copy_from_slice(&start.to_le_bytes());
+                header[32..40].copy_from_slice(&size.to_le_bytes());
+                self.out.resize(self.out.len().next_multiple_of(16), 0);
+            } else if section.kind != 0 {
+                header[4..8].copy_from_slice(&SECTION_NOBITS.to_le_bytes());
+            }
+        }
+        let mut header = self.header;
+        header[32..40].copy_from_slice(&program_headers_at.to_le_bytes());
+        let sections_at = if self.section_headers.is_empty() { 0 } else { sections_at };
+        header[40..48].copy_from_slice(&sections_at.to_le_bytes());
+        self.out[..HEADER].copy_from_slice(&header);
+        let end = HEADER + self.program_headers.len();
+        self.out[HEADER..end].copy_from_slice(&self.program_headers);
+        self.out[end..end + self.section_headers.len()].copy_from_slice(&self.section_headers);
+        let file = memory_file("symbols", &self.out).map_err(|_| Unresolved::Unreadable)?;
+        let bytes = self.out.len() as u64;
+        Ok(ElfCopy { file: file.into(), bytes, functions, has_lines, segments, build_id, debug_link })
+    }
+
+    fn segments(&self) -> Vec<Segment> {
+        let loaded = self.program_headers.chunks_exact(SEGMENT).filter(|header| u32_at(header, 0) == SEGMENT_LOAD);
+        loaded
+            .map(|header| Segment {
+                offset: u64_at(header, 8),
+                file_size: u64_at(header, 32),
+                address: u64_at(header, 16),
+            })
+            .collect()
+    }
+
+    fn section(&self, index: usize) -> Option<Section> {
+        let header = self.section_headers.get(index * SECTION..(index + 1) * SECTION)?;
+        Some(Section {
+            name: u32_at(header, 0),
+            kind: u32_at(header, 4),
+            flags: u64_at(header, 8),
+            offset: u64_at(header, 24),
+            size: u64_at(header, 32),
+        })
+    }
+
+    fn name(&self, section: &Section) -> &[u8] {
+        let name = self.names.get(section.name as usize..).unwrap_or_default();
+        name.split(|byte| *byte == 0).next().unwrap_or_default()
+    }
+
+    /// Copies the functions of a symbol table that have a size.
+    fn copy_functions(&mut self, section: &Section) -> Result<u64, Unresolved> {
+        if section.flags & SECTION_COMPRESSED != 0 {
+            return Err(Unresolved::Unsupported);
+        }
+        self.account(section.size)?;
+        let (mut at, end) = (section.offset, section.offset.checked_add(section.size).ok_or(Unresolved::Malformed)?);
+        let mut functions = 0;
+        while end - at >= SYMBOL as u64 {
+            let whole = (end - at).min((CHUNK / SYMBOL * SYMBOL) as u64) as usize / SYMBOL * SYMBOL;
+            let chunk = self.read(at, whole)?;
+            for symbol in chunk.chunks_exact(SYMBOL).filter(|symbol| names_code(symbol)) {
+                self.out.extend_from_slice(symbol);
+                functions += 1;
+            }
+            at += whole as u64;
+        }
+        Ok(functions)
+    }
+
+    fn copy_whole(&mut self, section: &Section) -> Result<(), Unresolved> {
+        self.account(section.size)?;
+        if section.flags & SECTION_COMPRESSED != 0 {
+            self.account(self.decompressed_size(section)?)?;
+        }
+        let (mut at, end) = (section.offset, section.offset.checked_add(section.size).ok_or(Unresolved::Malformed)?);
+        while at < end {
+            let chunk = self.read(at, (end - at).min(CHUNK as u64) as usize)?;
+            self.out.extend_from_slice(&chunk);
+            at += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn account(&mut self, bytes: u64) -> Result<(), Unresolved> {
+        self.copied = self.copied.saturating_add(bytes);
+        if self.copied > self.options.limit_bytes { Err(Unresolved::TooLarge) } else { Ok(()) }
+    }
+
+    /// Unpacks a section once to see that it becomes what its header promises and no more: the parser trusts it.
+    fn decompressed_size(&self, section: &Section) -> Result<u64, Unresolved> {
+        let header = self.read(section.offset, 24)?;
+        let (algorithm, promised) = (u32_at(&header, 0), u64_at(&header, 8));
+        let left = self.options.limit_bytes.saturating_sub(self.copied);
+        if promised > left {
+            return Err(Unresolved::TooLarge);
+        }
+        let packed = SectionReader {
+            file: self.source,
+            at: section.offset + 24,
+            end: section.offset.saturating_add(section.size),
+        };
+        let packed = io::BufReader::new(packed);
+        let mut limited: Box<dyn Read> = match algorithm {
+            COMPRESS_ZLIB => Box::new(flate2::bufread::ZlibDecoder::new(packed).take(promised + 1)),
+            COMPRESS_ZSTD => {
+                let decoder = zstd::Decoder::with_buffer(packed).map_err(|_| Unresolved::Malformed)?;
+                Box::new(decoder.take(promised + 1))
+            }
+            _ => return Err(Unresolved::Unsupported),
+        };
+        let unpacked = io::copy(&mut limited, &mut io::sink()).map_err(|_| Unresolved::Malformed)?;
+        if unpacked == promised { Ok(promised) } else { Err(Unresolved::Malformed) }
+    }
+
+    fn read_small(&self, section: &Section) -> Option<Vec<u8>> {
+        (section.size <= 4096).then(|| self.read(section.offset, section.size as usize).ok())?
+    }
+
+    fn read(&self, at: u64, length: usize) -> Result<Vec<u8>, Unresolved> {
+        // A size beyond the end of the file must not be allocated first.
+        let mut bytes = Vec::new();
+        if length == 0 {
+            return Ok(bytes);
+        }
+        let last = at.checked_add(length as u64 - 1).ok_or(Unresolved::Malformed)?;
+        if length > CHUNK && !matches!(self.source.read_at(&mut [0], last), Ok(1)) {
+            return Err(Unresolved::Truncated);
+        }
+        bytes.resize(length, 0);
+        self.source.read_exact_at(&mut bytes, at).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Unresolved::Truncated,
+            io::ErrorKind::InvalidInput => Unresolved::Malformed,
+            _ => Unresolved::Unreadable,
+        })?;
+        Ok(bytes)
+    }
+}
+
+struct SectionReader<'file> {
+    file: &'file File,
+    at: u64,
+    end: u64,
+}
+
+impl Read for SectionReader<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.end.saturating_sub(self.at).min(into.len() as u64) as usize;
+        let length = self.file.read_at(&mut into[..left], self.at)?;
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+/// A file of our own, in memory.
+pub(crate) fn memory_file(name: &str, bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create(name, MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    Ok(file)
+}
+
+/// Whether a symbol may name code: a function, or of no type as in assembly; defined; with a size that makes sense.
+fn names_code(symbol: &[u8]) -> bool {
+    const NO_TYPE: u8 = 0;
+    const FUNCTION: u8 = 2;
+    const INDIRECT_FUNCTION: u8 = 10;
+    let defined = u16_at(symbol, 6) != 0;
+    let (value, size) = (u64_at(symbol, 8), u64_at(symbol, 16));
+    let code = matches!(symbol[4] & 0xf, NO_TYPE | FUNCTION | INDIRECT_FUNCTION);
+    code && defined && size != 0 && value.checked_add(size).is_some()
+}
+
+fn parse_build_id(note: &[u8]) -> Option<Vec<u8>> {
+    let (name, description) = (u32_at(note.get(..12)?, 0) as usize, u32_at(note, 4) as usize);
+    let at = 12 + name.checked_next_multiple_of(4)?;
+    (u32_at(note, 8) == BUILD_ID_NOTE).then(|| note.get(at..at.checked_add(description)?).map(<[u8]>::to_vec))?
+}
+
+/// A name padded with zeros to a multiple of four, then the CRC.
+fn parse_debug_link(link: &[u8]) -> Option<DebugLink> {
+    let end = link.iter().position(|byte| *byte == 0)?;
+    let name = str::from_utf8(&link[..end]).ok().filter(|name| !name.is_empty() && !name.contains('/'))?;
+    let at = (end + 1).next_multiple_of(4);
+    Some(DebugLink { name: name.into(), crc: u32_at(link.get(at..at + 4)?, 0) })
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(&bytes[at..at + N]);
+    array
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(array(bytes, at))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(array(bytes, at))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(array(bytes, at))
+}

@@ -1,0 +1,207 @@
+//! Kernel addresses. In: `/proc/kallsyms`. Out: function names, those of modules and BPF programs among them.
+//!
+//! kallsyms gives no sizes; a symbol ends where the next one, of whatever kind, begins. A name that has no
+//! neighbour (the last of a module) ends after [`LONGEST_FUNCTION`] at most. The list is read again when an address
+//! is not covered, since modules and BPF programs come and go.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Unresolved;
+
+/// No function is longer; the longest of a stock kernel are some 30 KiB.
+const LONGEST_FUNCTION: u64 = 64 * 1024;
+
+/// The list is read at most this often: it takes tens of milliseconds.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Marks a symbol that only ends the one before it.
+const BOUNDARY: u16 = u16::MAX;
+
+#[derive(Debug, Clone, Copy)]
+struct Symbol {
+    address: u64,
+    /// Position in `text`.
+    name: u32,
+    /// Length in `text`.
+    length: u16,
+    /// Position in `modules`, or [`BOUNDARY`].
+    module: u16,
+}
+
+/// The kernel's symbols, read when first needed.
+#[derive(Debug)]
+pub(crate) struct KernelSymbols {
+    path: PathBuf,
+    symbols: Vec<Symbol>,
+    text: String,
+    modules: Vec<Arc<str>>,
+    read: Option<Instant>,
+    hidden: bool,
+}
+
+impl KernelSymbols {
+    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
+        let (symbols, text) = (Vec::new(), String::new());
+        Self { path: path.into(), symbols, text, modules: Vec::new(), read: None, hidden: false }
+    }
+
+    /// Function and module at an address.
+    pub(crate) fn find(&mut self, address: u64) -> Result<(&str, Arc<str>), Unresolved> {
+        if self.lookup(address).is_none() && self.read.is_none_or(|read| read.elapsed() >= RELOAD_INTERVAL) {
+            self.reload();
+        }
+        match self.lookup(address) {
+            Some(symbol) => {
+                let name = &self.text[symbol.name as usize..symbol.name as usize + usize::from(symbol.length)];
+                Ok((name, self.modules[usize::from(symbol.module)].clone()))
+            }
+            None if self.hidden => Err(Unresolved::KernelHidden),
+            None => Err(Unresolved::NoSymbol),
+        }
+    }
+
+    /// Whether the kernel hides its addresses from this process.
+    pub(crate) fn hidden(&self) -> bool {
+        self.hidden
+    }
+
+    fn lookup(&self, address: u64) -> Option<Symbol> {
+        let after = self.symbols.partition_point(|symbol| symbol.address <= address);
+        let symbol = *self.symbols.get(after.checked_sub(1)?)?;
+        (symbol.module != BOUNDARY && address - symbol.address < LONGEST_FUNCTION).then_some(symbol)
+    }
+
+    fn reload(&mut self) {
+        self.read = Some(Instant::now());
+        let list = File::open(&self.path).and_then(|file| self.parse(BufReader::with_capacity(1 << 16, file)));
+        if list.is_err() {
+            self.hidden = true;
+        }
+    }
+
+    fn parse(&mut self, mut lines: impl BufRead) -> io::Result<()> {
+        self.symbols.clear();
+        self.text.clear();
+        self.modules = vec!["[kernel]".into()];
+        let (mut line, mut any) = (Vec::new(), false);
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            if let Some((address, kind, name, module)) = parse_line(&line) {
+                any = true;
+                if address != 0 {
+                    self.add(address, kind, name, module);
+                }
+            }
+            line.clear();
+        }
+        self.hidden = any && self.symbols.is_empty();
+        // Several names at one address: code before data, then the first listed.
+        let symbols = &mut self.symbols;
+        symbols.sort_by_key(|symbol| symbol.address);
+        symbols.dedup_by(|later, earlier| {
+            let same = later.address == earlier.address;
+            if same && earlier.module == BOUNDARY {
+                *earlier = *later;
+            }
+            same
+        });
+        self.symbols.shrink_to_fit();
+        self.text.shrink_to_fit();
+        Ok(())
+    }
+
+    fn add(&mut self, address: u64, kind: u8, name: &str, module: Option<&str>) {
+        let code = matches!(kind, b't' | b'T' | b'w' | b'W') && u16::try_from(name.len()).is_ok();
+        let module = match module {
+            _ if !code => BOUNDARY,
+            None => 0,
+            Some(module) => self.module(module),
+        };
+        let (at, length) = (self.text.len() as u32, name.len() as u16);
+        if module != BOUNDARY {
+            self.text.push_str(name);
+        }
+        self.symbols.push(Symbol { address, name: at, length, module });
+    }
+
+    fn module(&mut self, name: &str) -> u16 {
+        if let Some(known) = self.modules.iter().rposition(|known| **known == *name) {
+            return known as u16;
+        }
+        if self.modules.len() == usize::from(BOUNDARY) {
+            return 0;
+        }
+        self.modules.push(name.into());
+        self.modules.len() as u16 - 1
+    }
+}
+
+/// `ffffffff81000000 T _stext`, and for modules `\t[name]` behind it.
+fn parse_line(line: &[u8]) -> Option<(u64, u8, &str, Option<&str>)> {
+    let mut fields = str::from_utf8(line).ok()?.split_ascii_whitespace();
+    let address = u64::from_str_radix(fields.next()?, 16).ok()?;
+    let kind = *fields.next()?.as_bytes().first()?;
+    Some((address, kind, fields.next()?, fields.next()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::testing::{TestResult, skip};
+
+    const LIST: &str = "\
+ffffffff81000000 T _stext
+ffffffff81000000 T startup
+ffffffff81000100 t helper
+ffffffff81000180 r table
+ffffffffc0000000 t fuse_init\t[fuse]
+ffffffffc0100000 t bpf_prog_7cc47bbf07148bfe_count\t[bpf]
+not a line
+";
+
+    fn symbols(list: &str) -> KernelSymbols {
+        let mut symbols = KernelSymbols::new("/nonexistent");
+        symbols.parse(list.as_bytes()).ok();
+        symbols.read = Some(Instant::now());
+        symbols
+    }
+
+    #[test]
+    fn a_name_reaches_to_the_next_symbol_and_no_further() {
+        let mut symbols = symbols(LIST);
+        assert_eq!(symbols.find(0xffff_ffff_8100_0010).map(|found| found.0), Ok("_stext"));
+        assert_eq!(symbols.find(0xffff_ffff_8100_017f), Ok(("helper", "[kernel]".into())));
+        assert_eq!(symbols.find(0xffff_ffff_8100_0180), Err(Unresolved::NoSymbol));
+        assert_eq!(symbols.find(0xffff_ffff_80ff_ffff), Err(Unresolved::NoSymbol));
+        assert_eq!(symbols.find(0xffff_ffff_c000_0010), Ok(("fuse_init", "[fuse]".into())));
+        assert_eq!(symbols.find(0xffff_ffff_c001_0000), Err(Unresolved::NoSymbol), "past the last of a module");
+        let program = symbols.find(0xffff_ffff_c010_0004);
+        assert_eq!(program, Ok(("bpf_prog_7cc47bbf07148bfe_count", "[bpf]".into())));
+    }
+
+    #[test]
+    fn hidden_addresses_are_said_to_be_hidden() {
+        let mut symbols = symbols("0000000000000000 T schedule\n0000000000000000 t helper\n");
+        assert_eq!(symbols.find(0xffff_ffff_8100_0000), Err(Unresolved::KernelHidden));
+        assert!(symbols.hidden());
+        let mut missing = KernelSymbols::new("/nonexistent");
+        assert_eq!(missing.find(1), Err(Unresolved::KernelHidden));
+    }
+
+    #[test]
+    fn schedule_of_the_running_kernel_is_named() -> TestResult {
+        let list = std::fs::read_to_string("/proc/kallsyms")?;
+        let line = list.lines().find(|line| line.ends_with(" T schedule")).unwrap_or_default();
+        let address = parse_line(line.as_bytes()).map_or(0, |found| found.0);
+        if address == 0 {
+            return skip("the kernel hides its addresses");
+        }
+        let mut symbols = KernelSymbols::new("/proc/kallsyms");
+        assert_eq!(symbols.find(address + 1), Ok(("schedule", "[kernel]".into())));
+        assert!(matches!(symbols.find(address - 1), Ok((name, _)) if name != "schedule"));
+        Ok(())
+    }
+}

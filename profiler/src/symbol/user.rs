@@ -1,0 +1,404 @@
+//! Addresses in files. In: an open file, untrusted, and an offset in it. Out: the function there, and on request its
+//! file, line and inlined functions.
+
+use std::fs::File;
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use blazesym::symbolize::evict::{Elf as EvictElf, Evict};
+use blazesym::symbolize::source::{Elf, Source};
+use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer as Engine};
+use rustc_hash::FxHashMap;
+
+use super::elf::{CopyOptions, ElfCopy};
+use super::{ResolvedFrame, ResolvedFrames, Unresolved};
+use crate::profile::FrameKind;
+
+/// Most bytes taken of one file for names.
+const NAMES_LIMIT: u64 = 256 << 20;
+
+/// Most bytes taken of one file for lines.
+const LINES_LIMIT: u64 = 1 << 30;
+
+/// Binaries kept ready at a time; each takes a few descriptors.
+const READY_LIMIT: usize = 64;
+
+/// Files remembered as unusable; after that they are tried again.
+const UNUSABLE_LIMIT: usize = 4096;
+
+/// Where distributions put separate symbols.
+const DEBUG_ROOT: &str = "/usr/lib/debug";
+
+#[derive(Debug)]
+struct Binary {
+    /// The file itself, then its separate symbols, if there are any.
+    copies: Vec<ElfCopy>,
+    used: u64,
+}
+
+impl Binary {
+    fn bytes(&self) -> u64 {
+        self.copies.iter().map(ElfCopy::bytes).sum()
+    }
+}
+
+/// What is known of binaries, by a key of the caller's.
+#[derive(Debug)]
+pub(crate) struct Binaries {
+    engine: Engine,
+    lines: bool,
+    limit_bytes: u64,
+    debug_root: PathBuf,
+    ready: FxHashMap<u32, Binary>,
+    unusable: FxHashMap<u32, Unresolved>,
+    clock: u64,
+}
+
+impl Binaries {
+    pub(crate) fn new(lines: bool, limit_bytes: u64) -> Self {
+        Self {
+            engine: new_engine(lines),
+            lines,
+            limit_bytes,
+            debug_root: DEBUG_ROOT.into(),
+            ready: FxHashMap::default(),
+            unusable: FxHashMap::default(),
+            clock: 0,
+        }
+    }
+
+    /// The frames at an offset of a file.
+    pub(crate) fn find(
+        &mut self,
+        key: u32,
+        name: &Arc<str>,
+        file: &File,
+        at: u64,
+    ) -> Result<ResolvedFrames, Unresolved> {
+        if let Some(reason) = self.unusable.get(&key) {
+            return Err(*reason);
+        }
+        if !self.ready.contains_key(&key)
+            && let Err(reason) = self.load(key, file)
+        {
+            if self.unusable.len() >= UNUSABLE_LIMIT {
+                self.unusable.clear();
+            }
+            self.unusable.insert(key, reason);
+            return Err(reason);
+        }
+        self.clock += 1;
+        let Some(binary) = self.ready.get_mut(&key) else { return Err(Unresolved::ParserFailed) };
+        binary.used = self.clock;
+        let address = binary.copies.first().and_then(|copy| copy.virtual_address(at)).ok_or(Unresolved::NoSymbol)?;
+        let stripped = binary.copies.iter().all(|copy| copy.functions() == 0);
+        // The parser is other people's code over other people's data: it may fail, but not take the recording with it.
+        let (engine, lines) = (&self.engine, self.lines);
+        let looked_up = catch_unwind(AssertUnwindSafe(|| {
+            binary.copies.iter().find_map(|copy| look_up(engine, copy, lines, address, name))
+        }));
+        match looked_up {
+            Ok(Some(frames)) => Ok(frames),
+            Ok(None) if stripped => Err(Unresolved::Stripped),
+            Ok(None) => Err(Unresolved::NoSymbol),
+            Err(_) => {
+                // What the parser holds may be half made.
+                self.ready.clear();
+                self.engine = new_engine(self.lines);
+                self.unusable.insert(key, Unresolved::ParserFailed);
+                Err(Unresolved::ParserFailed)
+            }
+        }
+    }
+
+    fn load(&mut self, key: u32, file: &File) -> Result<(), Unresolved> {
+        let limit_bytes = if self.lines { LINES_LIMIT } else { NAMES_LIMIT };
+        let options = CopyOptions { debug_sections: self.lines, limit_bytes };
+        let copy = match ElfCopy::new(file, options) {
+            // Better names without lines than none.
+            Err(Unresolved::TooLarge | Unresolved::Malformed | Unresolved::Unsupported) if self.lines => {
+                ElfCopy::new(file, CopyOptions { debug_sections: false, limit_bytes: NAMES_LIMIT })?
+            }
+            result => result?,
+        };
+        let separate = self.separate_symbols(&copy).and_then(|file| ElfCopy::new(&file, options).ok());
+        self.make_room(copy.bytes() + separate.as_ref().map_or(0, ElfCopy::bytes));
+        let mut copies = vec![copy];
+        copies.extend(separate);
+        self.ready.insert(key, Binary { copies, used: self.clock });
+        Ok(())
+    }
+
+    /// The file with the symbols that were stripped: by build id, else by the name that the binary gives and its CRC.
+    fn separate_symbols(&self, copy: &ElfCopy) -> Option<File> {
+        if let [first, rest @ ..] = copy.build_id()
+            && !rest.is_empty()
+        {
+            let rest = hexadecimal(rest);
+            let path = self.debug_root.join(format!(".build-id/{first:02x}/{rest}.debug"));
+            if let Some(file) = open_regular(&path) {
+                return Some(file);
+            }
+        }
+        let link = copy.debug_link()?;
+        let file = open_regular(&self.debug_root.join(&link.name))?;
+        (checksum(&file)? == link.crc).then_some(file)
+    }
+
+    fn make_room(&mut self, bytes: u64) {
+        let held = |binaries: &Self| binaries.ready.values().map(Binary::bytes).sum::<u64>();
+        while !self.ready.is_empty() && (self.ready.len() >= READY_LIMIT || held(self) + bytes > self.limit_bytes) {
+            let Some(key) = self.ready.iter().min_by_key(|(_, binary)| binary.used).map(|(key, _)| *key) else {
+                return;
+            };
+            let Some(binary) = self.ready.remove(&key) else { return };
+            for copy in binary.copies {
+                if self.engine.evict(&Evict::Elf(EvictElf::new(copy.path()))).is_err() {
+                    // Descriptor numbers come back, so that a stale entry would answer for another file.
+                    self.ready.clear();
+                    self.engine = new_engine(self.lines);
+                }
+            }
+        }
+    }
+}
+
+fn new_engine(lines: bool) -> Engine {
+    Engine::builder()
+        .enable_auto_reload(false)
+        .enable_code_info(lines)
+        .enable_inlined_fns(lines)
+        .set_debug_dirs(Some(std::iter::empty::<&Path>()))
+        .build()
+}
+
+fn open_regular(path: &Path) -> Option<File> {
+    let file = File::open(path).ok()?;
+    file.metadata().ok()?.is_file().then_some(file)
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 0xf])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}
+
+fn checksum(mut file: &File) -> Option<u32> {
+    let (mut crc, mut bytes) = (flate2::Crc::new(), vec![0; 64 * 1024]);
+    loop {
+        match file.read(&mut bytes).ok()? {
+            0 => return Some(crc.sum()),
+            length => crc.update(&bytes[..length]),
+        }
+    }
+}
+
+fn look_up(engine: &Engine, copy: &ElfCopy, lines: bool, address: u64, module: &Arc<str>) -> Option<ResolvedFrames> {
+    let source = |debug_syms| Source::Elf(Elf { debug_syms, ..Elf::new(copy.path()) });
+    let symbol = |source: &Source<'_>| {
+        let symbolized = engine.symbolize_single(source, Input::VirtOffset(address)).ok()?;
+        let Symbolized::Sym(symbol) = symbolized else { return None };
+        symbol.size.is_some_and(|size| symbol.offset < size).then(|| symbol.into_owned())
+    };
+    let with_lines = if lines && copy.has_lines() { symbol(&source(true)) } else { None };
+    let symbol = with_lines.or_else(|| symbol(&source(false)))?;
+    Some(frames(&symbol, module))
+}
+
+fn frames(symbol: &Sym<'_>, module: &Arc<str>) -> ResolvedFrames {
+    let frame = |name: &str, kind, code: Option<&CodeInfo<'_>>| ResolvedFrame {
+        function: name.into(),
+        module: module.clone(),
+        kind,
+        file: code.map_or_else(|| "".into(), |code| code.to_path().to_string_lossy().into()),
+        line: code.and_then(|code| code.line).unwrap_or(0),
+    };
+    let outermost = frame(&symbol.name, FrameKind::User, symbol.code_info.as_deref());
+    let inlined = symbol.inlined.iter().map(|f| frame(&f.name, FrameKind::UserInlined, f.code_info.as_ref()));
+    std::iter::once(outermost).chain(inlined).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use object::{Object, ObjectSymbol};
+    use proptest::prelude::{ProptestConfig, any, prop, proptest};
+
+    use super::*;
+    use crate::process::testing::{LANDMARK, TestResult, compile, run};
+
+    /// Address of a symbol in a file; here also its file offset's, as far as the first segments go.
+    fn symbol(path: &Path, name: &str) -> Result<(u64, u64), Box<dyn std::error::Error>> {
+        let bytes = std::fs::read(path)?;
+        let file = object::File::parse(&*bytes)?;
+        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name)).ok_or("no such symbol")?;
+        Ok((symbol.address(), symbol.size()))
+    }
+
+    fn names(binaries: &mut Binaries, path: &Path, at: u64) -> Result<Vec<String>, Unresolved> {
+        let file = File::open(path).map_err(|_| Unresolved::Unreadable)?;
+        let frames = binaries.find(0, &"it".into(), &file, at)?;
+        Ok(frames.iter().map(|frame| frame.function.to_string()).collect())
+    }
+
+    fn binaries() -> Binaries {
+        Binaries::new(false, 1 << 20)
+    }
+
+    const ASSEMBLY: &str = r#"
+        __asm__(".text\n.globl sized\n.type sized,@function\nsized:\nnop\nnop\ninside:\nnop\nnop\n.size sized,4\n"
+                "nop\nnop\n.globl label\n.type label,@function\nlabel:\nnop\nnop\nnop\nnop\n");
+        int main(void) { return 0; }"#;
+
+    #[test]
+    fn a_symbol_names_what_is_inside_its_size_and_nothing_else() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let path = compile(directory.path(), "assembly", ASSEMBLY, &[])?;
+        let (at, size) = symbol(&path, "sized")?;
+        assert_eq!(size, 4);
+        let mut binaries = binaries();
+        for inside in 0..4 {
+            assert_eq!(names(&mut binaries, &path, at + inside), Ok(vec!["sized".to_string()]), "{inside}");
+        }
+        for outside in 4..10 {
+            assert_eq!(names(&mut binaries, &path, at + outside), Err(Unresolved::NoSymbol), "{outside}");
+        }
+        assert_eq!(names(&mut binaries, &path, u64::MAX), Err(Unresolved::NoSymbol));
+        Ok(())
+    }
+
+    #[test]
+    fn stripped_symbols_are_found_by_build_id_and_by_debug_link() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let by_id = compile(directory.path(), "by_id", LANDMARK, &["-Wl,--build-id=0x0102030405"])?;
+        let by_link = compile(directory.path(), "by_link", LANDMARK, &["-Wl,--build-id=none"])?;
+        let (at, _) = symbol(&by_id, "known_function")?;
+        let root = directory.path().join("debug");
+        std::fs::create_dir_all(root.join(".build-id/01"))?;
+        std::fs::copy(&by_id, root.join(".build-id/01/02030405.debug"))?;
+        std::fs::copy(&by_link, root.join("by_link.debug"))?;
+        run(Command::new("strip").arg(&by_id))?;
+        let link = format!("--add-gnu-debuglink={}", root.join("by_link.debug").display());
+        run(Command::new("objcopy").args(["--strip-all", &link]).arg(&by_link))?;
+        for path in [&by_id, &by_link] {
+            let mut with = Binaries { debug_root: root.clone(), ..binaries() };
+            assert_eq!(names(&mut with, path, at), Ok(vec!["known_function".into()]), "{}", path.display());
+            let mut without = Binaries { debug_root: "/nonexistent".into(), ..binaries() };
+            assert_eq!(names(&mut without, path, at), Err(Unresolved::Stripped));
+        }
+        // Another file under the linked name has another checksum.
+        std::fs::write(root.join("by_link.debug"), std::fs::read(directory.path().join("by_link.c"))?)?;
+        let mut changed = Binaries { debug_root: root, ..binaries() };
+        assert_eq!(names(&mut changed, &by_link, at), Err(Unresolved::Stripped));
+        Ok(())
+    }
+
+    const INLINED: &str = "\
+volatile int sink;
+static inline __attribute__((always_inline)) void innermost(int x) {
+    sink = x;
+}
+void outer(int x) {
+    innermost(x);
+}
+int main(void) { outer(1); return 0; }
+";
+
+    #[test]
+    fn lines_and_inlined_functions_come_from_debug_sections() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        for extra in ["-gz=none", "-gz=zlib"] {
+            let path = compile(directory.path(), "inlined", INLINED, &["-g", extra])?;
+            let (at, size) = symbol(&path, "outer")?;
+            let mut binaries = Binaries::new(true, 1 << 20);
+            let file = File::open(&path)?;
+            let found = (at..at + size)
+                .find_map(|at| binaries.find(0, &"it".into(), &file, at).ok().filter(|frames| frames.len() == 2));
+            let frames = found.ok_or("nothing is inlined")?;
+            let seen: Vec<_> = frames.iter().map(|f| (&*f.function, f.kind, f.line)).collect();
+            assert_eq!(seen, [("outer", FrameKind::User, 6), ("innermost", FrameKind::UserInlined, 3)], "{extra}");
+            assert!(frames[0].file.ends_with("inlined.c"));
+            let frames = Binaries::new(false, 1 << 20).find(0, &"it".into(), &file, at)?;
+            assert_eq!((frames.len(), frames[0].line), (1, 0), "not asked for");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_truncated_file_is_a_counted_reason() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let path = compile(directory.path(), "landmark", LANDMARK, &[])?;
+        let (at, _) = symbol(&path, "known_function")?;
+        let whole = std::fs::read(&path)?;
+        let cut = directory.path().join("cut");
+        let mut reasons = std::collections::BTreeSet::new();
+        for length in (0..whole.len()).step_by(331).chain([0, 3, 4, 63, 64]) {
+            std::fs::write(&cut, &whole[..length])?;
+            reasons.insert(names(&mut binaries(), &cut, at).err().map(Unresolved::reason));
+        }
+        assert_eq!(reasons, [Some("elf_truncated"), Some("not_elf")].into());
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_shrinks_after_it_was_read_keeps_its_names() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let path = compile(directory.path(), "landmark", LANDMARK, &[])?;
+        let (at, _) = symbol(&path, "known_function")?;
+        let (main, _) = symbol(&path, "main")?;
+        let mut binaries = binaries();
+        names(&mut binaries, &path, at)?;
+        File::options().write(true).open(&path)?.set_len(0)?;
+        assert_eq!(names(&mut binaries, &path, main), Ok(vec!["main".into()]));
+        Ok(())
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_was_dropped_comes_back() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let path = compile(directory.path(), "landmark", LANDMARK, &[])?;
+        let (at, _) = symbol(&path, "known_function")?;
+        let file = File::open(&path)?;
+        let mut binaries = Binaries::new(false, 10_000);
+        for round in 0..3 {
+            for key in 0..100 {
+                let frames = binaries.find(key, &"it".into(), &file, at)?;
+                assert_eq!(&*frames[0].function, "known_function", "{round} {key}");
+            }
+        }
+        assert!(binaries.ready.len() < 10, "{}", binaries.ready.len());
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+        #[test]
+        fn hostile_headers_give_reasons(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..12),
+            at in 0_u64..0x5000,
+        ) {
+            static SMALL: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+            let bytes = SMALL.get_or_init(|| {
+                let directory = tempfile::tempdir().ok();
+                let path = directory.as_ref().and_then(|d| compile(d.path(), "small", INLINED, &["-g"]).ok());
+                path.and_then(|path| std::fs::read(path).ok()).unwrap_or_default()
+            });
+            let mut bytes = bytes.clone();
+            let sections = bytes.len().saturating_sub(40 * 64);
+            for (position, value, in_headers) in changes {
+                // The last bytes are the section headers.
+                let position = if in_headers { sections + position.index(40 * 64) } else { position.index(bytes.len()) };
+                bytes[position] = value;
+            }
+            let file = super::super::elf::memory_file("hostile", &bytes)?;
+            for lines in [false, true] {
+                Binaries::new(lines, 1 << 20).find(0, &"it".into(), &file, at).ok();
+            }
+        }
+    }
+}

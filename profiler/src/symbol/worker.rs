@@ -1,0 +1,231 @@
+//! The thread that looks up names. In: locations. Out: frames, remembered up to a limit.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use rustc_hash::FxHashMap;
+
+use super::kernel::KernelSymbols;
+use super::perf_map::PerfMap;
+use super::user::Binaries;
+use super::{Options, ResolvedFrame, ResolvedFrames, SymbolCounters, Unresolved, vdso};
+use crate::process::{Location, ModuleId, PerfMapFile};
+use crate::profile::FrameKind;
+
+/// Stands for the vDSO among the modules.
+const VDSO: u32 = u32::MAX;
+
+/// Perf maps kept at a time.
+const PERF_MAPS: usize = 32;
+
+#[derive(Debug)]
+pub(super) enum Request {
+    Resolve(Vec<Location>, Sender<Vec<ResolvedFrames>>),
+    Counters(Sender<SymbolCounters>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    Module(ModuleId, u64),
+    Vdso(u64),
+    Kernel(u64),
+}
+
+pub(super) struct Worker {
+    binaries: Binaries,
+    kernel: KernelSymbols,
+    perf_maps: FxHashMap<u32, (PerfMap, u64)>,
+    vdso: OnceCell<Option<File>>,
+    cache: Cache,
+    clock: u64,
+    resolved: u64,
+    unresolved: BTreeMap<&'static str, u64>,
+}
+
+impl Worker {
+    pub(super) fn new(options: Options) -> Self {
+        Self {
+            binaries: Binaries::new(options.lines, options.image_bytes),
+            kernel: KernelSymbols::new("/proc/kallsyms"),
+            perf_maps: FxHashMap::default(),
+            vdso: OnceCell::new(),
+            cache: Cache::new(options.cached_addresses),
+            clock: 0,
+            resolved: 0,
+            unresolved: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn run(mut self, inbox: &Receiver<Request>) {
+        for request in inbox {
+            match request {
+                Request::Resolve(locations, reply) => {
+                    let frames = locations.iter().map(|location| self.resolve(location)).collect();
+                    reply.send(frames).ok();
+                }
+                Request::Counters(reply) => {
+                    reply.send(self.counters()).ok();
+                }
+            }
+        }
+    }
+
+    fn counters(&self) -> SymbolCounters {
+        let mut notes = Vec::new();
+        if self.kernel.hidden() {
+            let note = "kernel functions have no names: /proc/kallsyms hides its addresses; \
+                        run with CAP_SYSLOG and sysctl kernel.kptr_restrict=1 or 0";
+            notes.push(note.into());
+        }
+        SymbolCounters { resolved: self.resolved, unresolved: self.unresolved.clone(), notes }
+    }
+
+    fn resolve(&mut self, location: &Location) -> ResolvedFrames {
+        let key = match location {
+            Location::Module { module, offset } => Some(Key::Module(module.id(), offset.0)),
+            Location::Vdso { offset } => Some(Key::Vdso(*offset)),
+            Location::Kernel { address } => Some(Key::Kernel(*address)),
+            Location::Anonymous { .. } | Location::Unknown { .. } => None,
+        };
+        if let Some(key) = key
+            && let Some((frames, reason)) = self.cache.get(&key)
+        {
+            self.count(reason);
+            return frames;
+        }
+        let (frames, reason) = match self.look_up(location) {
+            Ok(frames) => (frames, None),
+            Err(reason) => (unnamed(location), Some(reason)),
+        };
+        self.count(reason);
+        // The kernel's programs come and go, so what has no name there may have one later.
+        let settled = reason.is_none() || !matches!(location, Location::Kernel { .. });
+        if let Some(key) = key.filter(|_| settled) {
+            self.cache.insert(key, (frames.clone(), reason));
+        }
+        frames
+    }
+
+    fn count(&mut self, reason: Option<Unresolved>) {
+        match reason {
+            None => self.resolved += 1,
+            Some(reason) => *self.unresolved.entry(reason.reason()).or_default() += 1,
+        }
+    }
+
+    fn look_up(&mut self, location: &Location) -> Result<ResolvedFrames, Unresolved> {
+        match location {
+            Location::Module { module, offset } => {
+                let file = module.file().ok_or(Unresolved::NoFile)?;
+                self.binaries.find(module.id().0, &module.name().into(), file, offset.0)
+            }
+            Location::Vdso { offset } => {
+                let file = self.vdso.get_or_init(vdso::dump).as_ref().ok_or(Unresolved::NoFile)?;
+                self.binaries.find(VDSO, &"[vdso]".into(), file, *offset)
+            }
+            Location::Anonymous { address, perf_map, .. } => {
+                let file = perf_map.as_ref().ok_or(Unresolved::NoPerfMap)?;
+                let name: Arc<str> =
+                    self.perf_map(file).find(file.file(), *address).ok_or(Unresolved::NotInPerfMap)?.into();
+                Ok(one(name, "[jit]".into(), FrameKind::User))
+            }
+            Location::Kernel { address } => {
+                let (name, module) = self.kernel.find(*address)?;
+                Ok(one(name.into(), module, FrameKind::Kernel))
+            }
+            Location::Unknown { .. } => Err(Unresolved::Unmapped),
+        }
+    }
+
+    fn perf_map(&mut self, file: &PerfMapFile) -> &mut PerfMap {
+        self.clock += 1;
+        if self.perf_maps.len() >= PERF_MAPS && !self.perf_maps.contains_key(&file.id()) {
+            let oldest = self.perf_maps.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id);
+            oldest.and_then(|id| self.perf_maps.remove(&id));
+        }
+        let (map, used) = self.perf_maps.entry(file.id()).or_default();
+        *used = self.clock;
+        map
+    }
+}
+
+fn one(function: Arc<str>, module: Arc<str>, kind: FrameKind) -> ResolvedFrames {
+    [ResolvedFrame { function, module, kind, file: "".into(), line: 0 }].into()
+}
+
+/// `[module+0xoffset]`, never a guess.
+fn unnamed(location: &Location) -> ResolvedFrames {
+    let (module, at, kind) = match location {
+        Location::Module { module, offset } => (module.name(), offset.0, FrameKind::Unresolved),
+        Location::Vdso { offset } => ("vdso", *offset, FrameKind::Unresolved),
+        Location::Anonymous { address, .. } => ("jit", *address, FrameKind::Unresolved),
+        Location::Kernel { address } => ("kernel", *address, FrameKind::Kernel),
+        Location::Unknown { address } => ("unknown", *address, FrameKind::Unresolved),
+    };
+    let shown = match location {
+        Location::Module { .. } => module.into(),
+        Location::Unknown { .. } => "".into(),
+        _ => format!("[{module}]").into(),
+    };
+    one(format!("[{module}+{at:#x}]").into(), shown, kind)
+}
+
+type Answer = (ResolvedFrames, Option<Unresolved>);
+
+/// Two halves: when the younger is full the older is dropped; what is asked for moves to the younger.
+struct Cache {
+    half: usize,
+    young: FxHashMap<Key, Answer>,
+    old: FxHashMap<Key, Answer>,
+}
+
+impl Cache {
+    fn new(limit: usize) -> Self {
+        Self { half: (limit / 2).max(1), young: FxHashMap::default(), old: FxHashMap::default() }
+    }
+
+    fn get(&mut self, key: &Key) -> Option<Answer> {
+        if let Some(answer) = self.young.get(key) {
+            return Some(answer.clone());
+        }
+        let answer = self.old.remove(key)?;
+        self.insert(*key, answer.clone());
+        Some(answer)
+    }
+
+    fn insert(&mut self, key: Key, answer: Answer) {
+        if self.young.len() >= self.half {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, answer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_keeps_what_is_asked_for_and_stays_bounded() {
+        let mut cache = Cache::new(8);
+        let answer = || (unnamed(&Location::Kernel { address: 1 }), None);
+        cache.insert(Key::Kernel(0), answer());
+        for address in 1..100 {
+            cache.insert(Key::Kernel(address), answer());
+            assert!(cache.get(&Key::Kernel(0)).is_some());
+            assert!(cache.young.len() + cache.old.len() <= 9);
+        }
+        assert!(cache.get(&Key::Kernel(50)).is_none());
+    }
+
+    #[test]
+    fn frames_without_names_say_where_they_are() {
+        let frames = unnamed(&Location::Unknown { address: 0x1234 });
+        assert_eq!((&*frames[0].function, &*frames[0].module), ("[unknown+0x1234]", ""));
+        let frames = unnamed(&Location::Kernel { address: 0x1234 });
+        assert!(!frames[0].is_named() && frames[0].kind == FrameKind::Kernel);
+    }
+}
