@@ -190,7 +190,7 @@ pub mod filter {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Control {
     /// Start of the current window (CLOCK_MONOTONIC, ns) with its lowest bit replaced by the generation that the window
-    /// is kept in. One word, so that both change at once. `u64::MAX - 1` until the first window begins.
+    /// is kept in. One word, so that both change at once. 0 until the first window begins.
     pub window: u64,
     /// What the task iterator is to do: one of [`iterate`].
     pub iterate: u32,

@@ -51,6 +51,8 @@ pub extern "C" fn iter_task(context: *const IterTask) -> i32 {
     match unsafe { ptr::read_volatile(&raw const (*control).iterate) } {
         iterate::CREATE => create(task),
         iterate::CORRECT => correct(task),
+        // A slot could not be made when the thread was born: from now on it is measured.
+        _ if task::slot_of(task).is_none() => create(task),
         // SAFETY: the kernel's context, as above.
         _ => settle(task, unsafe { ptr::read_volatile(&raw const (*ptr::read_volatile(meta)).seq) }),
     }

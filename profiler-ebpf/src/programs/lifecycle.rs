@@ -53,6 +53,21 @@ pub fn initialize(slot: &mut TaskSlot, task: Task, inherited: u32) {
     }
 }
 
+/// Makes the slot of the current thread, for which none could be made when it was born (the kernel's allocator may run dry
+/// for a moment in a storm of forks, and io_uring's workers are born without an event).
+#[inline(never)]
+pub fn adopt(task: Task) -> Option<&'static mut TaskSlot> {
+    let Some(slot) = task::create_slot(task) else {
+        count(Counter::SlotNotCreated);
+        return None;
+    };
+    initialize(slot, task, 0);
+    // SAFETY: the helper has no preconditions.
+    slot.since_ns = unsafe { bpf_ktime_get_ns() };
+    slot.state = task::RUNNING;
+    Some(slot)
+}
+
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn sched_process_exec(context: BtfTracePointContext) -> i32 {

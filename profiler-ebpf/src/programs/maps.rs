@@ -118,6 +118,6 @@ pub fn window() -> u64 {
     match CONTROL.get_ptr(0) {
         // SAFETY: a looked-up element stays valid while the program runs; userspace stores the word whole.
         Some(control) => unsafe { ptr::read_volatile(&raw const (*control).window) },
-        None => u64::MAX - 1,
+        None => 0,
     }
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use profiler_ebpf::syscall::{COMPAT, SYSCALLS};
 
-use crate::{container, kernel::Task, task};
+use crate::{container, kernel::Task, lifecycle, task};
 
 /// `sys_enter(struct pt_regs *regs, long id)`
 #[btf_tracepoint(function = "sys_enter")]
@@ -21,8 +21,14 @@ pub fn sys_enter(context: BtfTracePointContext) -> i32 {
 fn enter(number: u64) {
     // SAFETY: the helper has no preconditions.
     let task = Task(unsafe { bpf_get_current_task_btf() });
-    // A thread without a slot is counted when the call returns.
-    let Some(slot) = task::slot_of(task) else { return };
+    let slot = match task::slot_of(task) {
+        Some(slot) => slot,
+        // A thread without a slot is counted when the call returns.
+        None => match lifecycle::adopt(task) {
+            Some(slot) => slot,
+            None => return,
+        },
+    };
     if !container::is_wanted(slot) {
         return;
     }

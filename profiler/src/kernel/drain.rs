@@ -189,7 +189,7 @@ impl Kernel {
     }
 
     fn window_word(&self) -> u64 {
-        self.control.read(0).map_or(u64::MAX - 1, |control| control.window)
+        self.control.read(0).map_or(0, |control| control.window)
     }
 
     fn set_window(&self, word: u64) {
@@ -257,12 +257,17 @@ impl Kernel {
         }
     }
 
+    /// A counter since the programs were loaded.
+    pub(super) fn counted(&self, counter: Counter) -> u64 {
+        let place = counter as usize;
+        (0..self.counters.len()).filter_map(|cpu| self.counters.read(cpu)).map(|row| row[place]).sum()
+    }
+
     fn take_counters(&mut self, window: &mut RawWindow) {
         let expected = self.sampler.as_ref().map_or(0, super::sampler::Sampler::expected);
         window.samples_expected = expected - std::mem::replace(&mut self.so_far.expected, expected);
         for counter in Counter::ALL {
-            let place = *counter as usize;
-            let sum = (0..self.counters.len()).filter_map(|cpu| self.counters.read(cpu)).map(|row| row[place]).sum();
+            let sum = self.counted(*counter);
             let before = self.so_far.counters.insert(*counter as u32, sum).unwrap_or(0);
             if sum > before {
                 window.counters.insert(counter.name(), sum - before);

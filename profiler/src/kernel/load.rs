@@ -11,7 +11,7 @@ use aya::{
     programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError},
 };
 use profiler_ebpf::{
-    CONTAINER_FIRST, Control, CpuState, LedgerRow, Offsets, Settings, map, record::RING_BYTES, settings::iterate,
+    CONTAINER_FIRST, Control, Counter, CpuState, LedgerRow, Offsets, Settings, map, record::RING_BYTES, settings::iterate,
     syscall::SYSCALLS,
 };
 
@@ -48,6 +48,9 @@ const EMPTY: [(&str, &str); 4] = [
 /// Memory that the ledger may take, both generations and all CPUs together.
 const LEDGER_BYTES: u32 = 64 << 20;
 
+/// Walks over all threads until each has a slot, at most.
+const MOST_WALKS: u32 = 20;
+
 /// Memory of a thread's slot, with what the kernel keeps beside it, in bytes.
 const SLOT_BYTES: u64 = 384;
 
@@ -81,7 +84,7 @@ impl Kernel {
         let mut maps = Maps { ebpf: &mut ebpf };
         let (cpus, containers) = (sizes.cpus as usize, sizes.containers as usize);
         let control = maps.array(map::CONTROL, 1)?;
-        control.write(0, Control { window: u64::MAX - 1, iterate: iterate::CREATE, next_syscall_row: 0 });
+        control.write(0, Control { window: 0, iterate: iterate::CREATE, next_syscall_row: 0 });
         seed(&maps.array(map::CPUS, cpus)?);
         let ledger = maps.array(map::LEDGER, sizes.ledger_rows())?;
         let syscall_index = maps.array(map::SYSCALL_INDEX, containers * SYSCALLS)?;
@@ -122,8 +125,7 @@ impl Kernel {
             so_far: drain::SoFar::default(),
             options,
         };
-        kernel.walk_threads(iterate::CREATE)?;
-        kernel.walk_threads(iterate::CORRECT)?;
+        kernel.give_slots()?;
         if let Some(frequency_hz) = kernel.options.frequency_hz {
             let program: &mut PerfEvent = typed(&mut kernel.ebpf, "cpu_clock")?;
             let program = program.fd().map_err(|error| failed("attach", "cpu_clock", error))?.as_fd();
@@ -131,6 +133,22 @@ impl Kernel {
         }
         kernel.begin_first_window()?;
         Ok(kernel)
+    }
+
+    /// Gives every thread its slot. The kernel allocates them from a small reserve that it refills in the background, so
+    /// several walks may be needed.
+    fn give_slots(&mut self) -> Result<(), KernelError> {
+        let mut failed = self.counted(Counter::SlotNotCreated);
+        for _ in 0..MOST_WALKS {
+            self.walk_threads(iterate::CREATE)?;
+            let now = self.counted(Counter::SlotNotCreated);
+            if now == failed {
+                break;
+            }
+            failed = now;
+        }
+        self.walk_threads(iterate::CORRECT)?;
+        Ok(())
     }
 
     /// Lets the iterator walk over all threads and returns what it wrote.
