@@ -185,24 +185,26 @@ fn a_blocked_chain_of_known_depth_is_walked_and_named() -> TestResult {
     Ok(())
 }
 
+/// Makes code, leaves its name in a perf map, prints its address and that of `main`, and removes the map at its end.
+const JIT: &str = r#"
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) {
+    char path[64];
+    void *code = mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());
+    FILE *map = fopen(path, "w");
+    fprintf(map, "%lx 10 LazyCompile:~work app.js:3\n", (unsigned long)code);
+    fclose(map);
+    printf("%p\n%p\n", code, (void *)main); fflush(stdout);
+    getchar();
+    unlink(path);
+    return 0;
+}"#;
+
 #[test]
 fn code_made_at_run_time_is_named_by_the_perf_map() -> TestResult {
-    const JIT: &str = r#"
-        #include <stdio.h>
-        #include <sys/mman.h>
-        #include <unistd.h>
-        int main(void) {
-            char path[64];
-            void *code = mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());
-            FILE *map = fopen(path, "w");
-            fprintf(map, "%lx 10 LazyCompile:~work app.js:3\n", (unsigned long)code);
-            fclose(map);
-            printf("%p\n", code); fflush(stdout);
-            getchar();
-            unlink(path);
-            return 0;
-        }"#;
     let directory = tempfile::tempdir()?;
     let path = compile(directory.path(), "jit", JIT, &[])?;
     let mut probe = Probe::spawn(&mut Command::new(&path))?;
@@ -218,6 +220,48 @@ fn code_made_at_run_time_is_named_by_the_perf_map() -> TestResult {
     let frame = name_of(&symbolizer, beyond)?;
     assert_eq!((&*frame.function, frame.is_named()), (&*format!("[jit+{:#x}]", address + 16), false));
     assert_eq!(symbolizer.counters()?.unresolved, [("not_in_perf_map", 1)].into());
+    Ok(())
+}
+
+#[test]
+fn a_process_in_a_container_is_named_from_its_own_root_and_pid_namespace() -> TestResult {
+    let root = tempfile::tempdir()?;
+    fs::create_dir(root.path().join("tmp"))?;
+    compile(root.path(), "contained", JIT, &["-static"])?;
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--mount", "--fork", "--kill-child", "chroot"]).arg(root.path()).arg("/contained");
+    let mut probe = Probe::spawn(&mut unshare)?;
+    let (Ok(code), Ok(main)) = (probe.address(), probe.address()) else {
+        return skip("namespaces cannot be made");
+    };
+    let Pid(outer) = probe.pid();
+    let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children"))?;
+    let pid = Pid(children.trim().parse()?);
+    assert!(root.path().join("tmp/perf-1.map").exists(), "it is process 1 in there");
+    let mut table = ProcessTable::new(100);
+    let frame = name_at(&mut table, pid, code)?;
+    assert_eq!((&*frame.function, &*frame.module), ("LazyCompile:~work app.js:3", "[jit]"));
+    let frame = name_at(&mut table, pid, main)?;
+    assert_eq!((&*frame.function, &*frame.module), ("main", "contained"));
+    Ok(())
+}
+
+#[test]
+fn a_perf_map_that_links_out_of_the_container_is_not_followed() -> TestResult {
+    let (root, outside) = (tempfile::tempdir()?, tempfile::NamedTempFile::new()?);
+    fs::create_dir(root.path().join("tmp"))?;
+    let source = JIT.replace("fopen(path", "fopen(\"/ignored\"");
+    compile(root.path(), "contained", &source, &["-static"])?;
+    std::os::unix::fs::symlink(outside.path(), root.path().join("tmp/perf-1.map"))?;
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--mount", "--fork", "--kill-child", "chroot"]).arg(root.path()).arg("/contained");
+    let mut probe = Probe::spawn(&mut unshare)?;
+    let (Ok(code), Pid(outer)) = (probe.address(), probe.pid()) else { return skip("namespaces cannot be made") };
+    let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children"))?;
+    fs::write(outside.path(), format!("{code:x} 10 secret\n"))?;
+    let pid = Pid(children.trim().parse()?);
+    let location = ProcessTable::new(100).normalize(pid, code, None);
+    assert!(matches!(location, Location::Anonymous { perf_map: None, .. }), "{location:?}");
     Ok(())
 }
 
