@@ -19,7 +19,7 @@
 //! symbol without a size (a label in assembly) names nothing, and what is inside a stripped binary stays a number.
 //!
 //! Binaries are other people's: their headers, symbols and debug sections are read with pread, checked against limits
-//! and copied into memory of our own ([`elf`]) before any parser sees them, so that a file that is truncated meanwhile
+//! and copied into memory of our own (see `elf`) before any parser sees them, so that a file that is truncated meanwhile
 //! cannot raise SIGBUS. Whatever cannot be read is counted by reason and the recording goes on.
 
 mod elf;

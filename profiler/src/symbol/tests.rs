@@ -265,6 +265,50 @@ fn a_perf_map_that_links_out_of_the_container_is_not_followed() -> TestResult {
     Ok(())
 }
 
+/// A mount that goes with the value.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        Command::new("umount").arg("--lazy").arg(&self.0).status().ok();
+    }
+}
+
+#[test]
+fn a_binary_on_overlayfs_is_named_by_map_files_and_by_path() -> TestResult {
+    let directory = tempfile::tempdir()?;
+    let (lower, upper, merged) =
+        (directory.path().join("lower"), directory.path().join("upper"), directory.path().join("merged"));
+    for path in [&lower, &upper, &merged] {
+        fs::create_dir(path)?;
+    }
+    compile(&lower, "landmark", LANDMARK, &[])?;
+    if run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&upper)).is_err() {
+        return skip("nothing can be mounted");
+    }
+    let _upper = Mounted(upper.clone());
+    fs::create_dir(upper.join("data"))?;
+    fs::create_dir(upper.join("work"))?;
+    let options =
+        format!("lowerdir={0}/lower,upperdir={0}/upper/data,workdir={0}/upper/work", directory.path().display());
+    if run(Command::new("mount").args(["-t", "overlay", "none", "-o", &options]).arg(&merged)).is_err() {
+        return skip("this kernel has no overlayfs");
+    }
+    let _merged = Mounted(merged.clone());
+    let mut probe = Probe::spawn(&mut Command::new(merged.join("landmark")))?;
+    let address = probe.address()?;
+    let mut table = ProcessTable::new(100);
+    assert_eq!(&*name_at(&mut table, probe.pid(), address)?.function, "known_function");
+    // As for a process that is gone: no map_files, only the path in an ancestor's view.
+    let maps = fs::read(format!("/proc/{}/maps", probe.pid().0))?;
+    let line = maps.split(|b| *b == b'\n').filter_map(crate::process::parse_line).find(|line| line.executable);
+    let line = line.ok_or("no code")?;
+    let mut modules = crate::process::Modules::new(10);
+    let module = modules.module(line.file, line.name, (0, 1), &[Pid(std::process::id())]);
+    assert!(module.file().is_some(), "{:?}", modules.counters());
+    Ok(())
+}
+
 #[test]
 fn the_vdso_is_named() -> TestResult {
     use object::{Object, ObjectSymbol};
