@@ -128,6 +128,12 @@ impl Symbolizer {
         answer.recv().map_err(|_| SymbolError::Gone)
     }
 
+    /// Reads the kernel's list of symbols ahead of the first question, without waiting for it: it takes a while, which
+    /// a recording has before its end.
+    pub fn warm_up(&self) -> Result<(), SymbolError> {
+        self.send(Request::WarmUp)
+    }
+
     /// How lookups ended so far.
     pub fn counters(&self) -> Result<SymbolCounters, SymbolError> {
         let (reply, answer) = bounded(1);

@@ -336,6 +336,7 @@ fn kernel_frames_are_named_or_say_that_they_are_not() -> TestResult {
     let Some(address) = list.lines().find_map(|line| line.strip_suffix(" T schedule")) else { return Ok(()) };
     let address = u64::from_str_radix(address, 16)?;
     let symbolizer = Symbolizer::spawn(Options::default())?;
+    symbolizer.warm_up()?;
     let frames = symbolizer.resolve(kernel_locations(&[address + 4, address], Leaf::Instruction))?;
     if address == 0 {
         assert!(!symbolizer.counters()?.notes.is_empty());
