@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustc_hash::FxHashMap;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, major, minor, open, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, major, minor, open, openat2};
 
 use super::Pid;
 
@@ -33,6 +33,15 @@ pub struct FileIdentity {
 }
 
 impl FileIdentity {
+    /// Whether an open file is the mapped one. On overlayfs and btrfs the mapping shows another device than the file,
+    /// so there the inode alone decides.
+    fn is(self, mapped: Self, file: &OwnedFd) -> bool {
+        const OVERLAYFS: u64 = 0x794c_7630;
+        const BTRFS: u64 = 0x9123_683e;
+        let layered = || fstatfs(file).is_ok_and(|system| matches!(system.f_type as u64, OVERLAYFS | BTRFS));
+        self == mapped || self.inode == mapped.inode && layered()
+    }
+
     fn of(file: &OwnedFd) -> Option<Self> {
         let status = fstat(file).ok()?;
         (FileType::from_raw_mode(status.st_mode) == FileType::RegularFile).then(|| Self {
@@ -114,7 +123,9 @@ pub struct ModuleCounters {
 /// Every module in use.
 #[derive(Debug)]
 pub struct Modules {
-    by_file: FxHashMap<FileIdentity, (Arc<Module>, u64)>,
+    /// With the time of last use. The name is part of the key because overlayfs may give one pair of device and inode
+    /// to files of two layers.
+    by_file: FxHashMap<(FileIdentity, Box<str>), (Arc<Module>, u64)>,
     limit: usize,
     open_files: Arc<AtomicUsize>,
     next_id: u32,
@@ -155,7 +166,8 @@ impl Modules {
     /// first, then its ancestors.
     pub fn module(&mut self, file: FileIdentity, path: &OsStr, range: (u64, u64), roots: &[Pid]) -> Arc<Module> {
         self.clock += 1;
-        if let Some((module, used)) = self.by_file.get_mut(&file) {
+        let key = (file, base_name(path));
+        if let Some((module, used)) = self.by_file.get_mut(&key) {
             *used = self.clock;
             if module.file.is_some() {
                 return module.clone();
@@ -171,12 +183,12 @@ impl Modules {
         }
         // A module without a file is named for display only; another process may still open it later.
         if opened.is_none()
-            && let Some((module, _)) = self.by_file.get(&file)
+            && let Some((module, _)) = self.by_file.get(&key)
         {
             return module.clone();
         }
-        let module = self.add(base_name(path), opened);
-        self.by_file.insert(file, (module.clone(), self.clock));
+        let module = self.add(key.1.clone(), opened);
+        self.by_file.insert(key, (module.clone(), self.clock));
         module
     }
 
@@ -201,8 +213,8 @@ impl Modules {
         }
         let idle = self.by_file.iter().filter(|(_, (module, _))| Arc::strong_count(module) == 1);
         let oldest = idle.filter(|(_, (module, _))| module.file.is_some()).min_by_key(|(_, (_, used))| *used);
-        if let Some(file) = oldest.map(|(file, _)| *file) {
-            self.by_file.remove(&file);
+        if let Some(key) = oldest.map(|(key, _)| key.clone()) {
+            self.by_file.remove(&key);
             self.counters.evicted += 1;
             return true;
         }
@@ -224,9 +236,8 @@ impl Modules {
             && let Ok(file) = open(format!("/proc/{pid}/map_files/{start:x}-{end:x}"), flags, Mode::empty())
             && let Some(found) = FileIdentity::of(&file)
         {
-            // The same address range may hold another file by now; the device of a file on overlayfs or btrfs reads
-            // differently here than in the mapping, so the inode decides.
-            if found.inode == wanted.inode {
+            // The same address range may hold another file by now.
+            if found.is(wanted, &file) {
                 return Some(file);
             }
         }
@@ -235,7 +246,7 @@ impl Modules {
             if let Some(file) = open_in_root(*root, path)
                 && let Some(found) = FileIdentity::of(&file)
             {
-                if found == wanted {
+                if found.is(wanted, &file) {
                     return Some(file);
                 }
                 replaced = true;

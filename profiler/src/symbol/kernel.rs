@@ -18,6 +18,9 @@ const LONGEST_FUNCTION: u64 = 64 * 1024;
 /// The list is read at most this often: it takes tens of milliseconds.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What the list says of BPF programs.
+pub(crate) const PROGRAMS: &str = "[bpf]";
+
 /// Marks a symbol that only ends the one before it.
 const BOUNDARY: u16 = u16::MAX;
 
@@ -51,7 +54,8 @@ impl KernelSymbols {
 
     /// Function and module at an address.
     pub(crate) fn find(&mut self, address: u64) -> Result<(&str, Arc<str>), Unresolved> {
-        if self.lookup(address).is_none() && self.read.is_none_or(|read| read.elapsed() >= RELOAD_INTERVAL) {
+        let settled = self.lookup(address).is_some_and(|symbol| !self.is_program(symbol));
+        if !settled && self.read.is_none_or(|read| read.elapsed() >= RELOAD_INTERVAL) {
             self.reload();
         }
         match self.lookup(address) {
@@ -64,6 +68,13 @@ impl KernelSymbols {
         }
     }
 
+    /// Reads the list ahead of the first question: it takes a while.
+    pub(crate) fn warm_up(&mut self) {
+        if self.read.is_none() {
+            self.reload();
+        }
+    }
+
     /// Whether the kernel hides its addresses from this process.
     pub(crate) fn hidden(&self) -> bool {
         self.hidden
@@ -73,6 +84,11 @@ impl KernelSymbols {
         let after = self.symbols.partition_point(|symbol| symbol.address <= address);
         let symbol = *self.symbols.get(after.checked_sub(1)?)?;
         (symbol.module != BOUNDARY && address - symbol.address < LONGEST_FUNCTION).then_some(symbol)
+    }
+
+    /// BPF programs come and go, and a new one may lie just behind an old one: their names hold only for a moment.
+    fn is_program(&self, symbol: Symbol) -> bool {
+        self.modules.get(usize::from(symbol.module)).is_some_and(|module| **module == *PROGRAMS)
     }
 
     fn reload(&mut self) {
@@ -180,6 +196,19 @@ not a line
         assert_eq!(symbols.find(0xffff_ffff_c001_0000), Err(Unresolved::NoSymbol), "past the last of a module");
         let program = symbols.find(0xffff_ffff_c010_0004);
         assert_eq!(program, Ok(("bpf_prog_7cc47bbf07148bfe_count", "[bpf]".into())));
+    }
+
+    #[test]
+    fn a_program_loaded_behind_another_is_not_taken_for_it() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("kallsyms");
+        std::fs::write(&path, "ffffffffc0000000 t bpf_prog_1_old\t[bpf]\n")?;
+        let mut symbols = KernelSymbols::new(&path);
+        assert_eq!(symbols.find(0xffff_ffff_c000_0100)?.0, "bpf_prog_1_old");
+        std::fs::write(&path, "ffffffffc0000000 t bpf_prog_1_old\t[bpf]\nffffffffc0000080 t bpf_prog_2_new\t[bpf]\n")?;
+        symbols.read = Instant::now().checked_sub(RELOAD_INTERVAL);
+        assert_eq!(symbols.find(0xffff_ffff_c000_0100)?.0, "bpf_prog_2_new");
+        Ok(())
     }
 
     #[test]

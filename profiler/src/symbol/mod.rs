@@ -19,7 +19,7 @@
 //! symbol without a size (a label in assembly) names nothing, and what is inside a stripped binary stays a number.
 //!
 //! Binaries are other people's: their headers, symbols and debug sections are read with pread, checked against limits
-//! and copied into memory of our own ([`elf`]) before any parser sees them, so that a file that is truncated meanwhile
+//! and copied into memory of our own (see `elf`) before any parser sees them, so that a file that is truncated meanwhile
 //! cannot raise SIGBUS. Whatever cannot be read is counted by reason and the recording goes on.
 
 mod elf;
@@ -126,6 +126,12 @@ impl Symbolizer {
         let (reply, answer) = bounded(1);
         self.send(Request::Resolve(locations, reply))?;
         answer.recv().map_err(|_| SymbolError::Gone)
+    }
+
+    /// Reads the kernel's list of symbols ahead of the first question, without waiting for it: it takes a while, which
+    /// a recording has before its end.
+    pub fn warm_up(&self) -> Result<(), SymbolError> {
+        self.send(Request::WarmUp)
     }
 
     /// How lookups ended so far.

@@ -185,24 +185,26 @@ fn a_blocked_chain_of_known_depth_is_walked_and_named() -> TestResult {
     Ok(())
 }
 
+/// Makes code, leaves its name in a perf map, prints its address and that of `main`, and removes the map at its end.
+const JIT: &str = r#"
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+int main(void) {
+    char path[64];
+    void *code = mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());
+    FILE *map = fopen(path, "w");
+    fprintf(map, "%lx 10 LazyCompile:~work app.js:3\n", (unsigned long)code);
+    fclose(map);
+    printf("%p\n%p\n", code, (void *)main); fflush(stdout);
+    getchar();
+    unlink(path);
+    return 0;
+}"#;
+
 #[test]
 fn code_made_at_run_time_is_named_by_the_perf_map() -> TestResult {
-    const JIT: &str = r#"
-        #include <stdio.h>
-        #include <sys/mman.h>
-        #include <unistd.h>
-        int main(void) {
-            char path[64];
-            void *code = mmap(0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            snprintf(path, sizeof path, "/tmp/perf-%d.map", getpid());
-            FILE *map = fopen(path, "w");
-            fprintf(map, "%lx 10 LazyCompile:~work app.js:3\n", (unsigned long)code);
-            fclose(map);
-            printf("%p\n", code); fflush(stdout);
-            getchar();
-            unlink(path);
-            return 0;
-        }"#;
     let directory = tempfile::tempdir()?;
     let path = compile(directory.path(), "jit", JIT, &[])?;
     let mut probe = Probe::spawn(&mut Command::new(&path))?;
@@ -218,6 +220,92 @@ fn code_made_at_run_time_is_named_by_the_perf_map() -> TestResult {
     let frame = name_of(&symbolizer, beyond)?;
     assert_eq!((&*frame.function, frame.is_named()), (&*format!("[jit+{:#x}]", address + 16), false));
     assert_eq!(symbolizer.counters()?.unresolved, [("not_in_perf_map", 1)].into());
+    Ok(())
+}
+
+#[test]
+fn a_process_in_a_container_is_named_from_its_own_root_and_pid_namespace() -> TestResult {
+    let root = tempfile::tempdir()?;
+    fs::create_dir(root.path().join("tmp"))?;
+    compile(root.path(), "contained", JIT, &["-static"])?;
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--mount", "--fork", "--kill-child", "chroot"]).arg(root.path()).arg("/contained");
+    let mut probe = Probe::spawn(&mut unshare)?;
+    let (Ok(code), Ok(main)) = (probe.address(), probe.address()) else {
+        return skip("namespaces cannot be made");
+    };
+    let Pid(outer) = probe.pid();
+    let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children"))?;
+    let pid = Pid(children.trim().parse()?);
+    assert!(root.path().join("tmp/perf-1.map").exists(), "it is process 1 in there");
+    let mut table = ProcessTable::new(100);
+    let frame = name_at(&mut table, pid, code)?;
+    assert_eq!((&*frame.function, &*frame.module), ("LazyCompile:~work app.js:3", "[jit]"));
+    let frame = name_at(&mut table, pid, main)?;
+    assert_eq!((&*frame.function, &*frame.module), ("main", "contained"));
+    Ok(())
+}
+
+#[test]
+fn a_perf_map_that_links_out_of_the_container_is_not_followed() -> TestResult {
+    let (root, outside) = (tempfile::tempdir()?, tempfile::NamedTempFile::new()?);
+    fs::create_dir(root.path().join("tmp"))?;
+    let source = JIT.replace("fopen(path", "fopen(\"/ignored\"");
+    compile(root.path(), "contained", &source, &["-static"])?;
+    std::os::unix::fs::symlink(outside.path(), root.path().join("tmp/perf-1.map"))?;
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--pid", "--mount", "--fork", "--kill-child", "chroot"]).arg(root.path()).arg("/contained");
+    let mut probe = Probe::spawn(&mut unshare)?;
+    let (Ok(code), Pid(outer)) = (probe.address(), probe.pid()) else { return skip("namespaces cannot be made") };
+    let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children"))?;
+    fs::write(outside.path(), format!("{code:x} 10 secret\n"))?;
+    let pid = Pid(children.trim().parse()?);
+    let location = ProcessTable::new(100).normalize(pid, code, None);
+    assert!(matches!(location, Location::Anonymous { perf_map: None, .. }), "{location:?}");
+    Ok(())
+}
+
+/// A mount that goes with the value.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        Command::new("umount").arg("--lazy").arg(&self.0).status().ok();
+    }
+}
+
+#[test]
+fn a_binary_on_overlayfs_is_named_by_map_files_and_by_path() -> TestResult {
+    let directory = tempfile::tempdir()?;
+    let (lower, upper, merged) =
+        (directory.path().join("lower"), directory.path().join("upper"), directory.path().join("merged"));
+    for path in [&lower, &upper, &merged] {
+        fs::create_dir(path)?;
+    }
+    compile(&lower, "landmark", LANDMARK, &[])?;
+    if run(Command::new("mount").args(["-t", "tmpfs", "none"]).arg(&upper)).is_err() {
+        return skip("nothing can be mounted");
+    }
+    let _upper = Mounted(upper.clone());
+    fs::create_dir(upper.join("data"))?;
+    fs::create_dir(upper.join("work"))?;
+    let options =
+        format!("lowerdir={0}/lower,upperdir={0}/upper/data,workdir={0}/upper/work", directory.path().display());
+    if run(Command::new("mount").args(["-t", "overlay", "none", "-o", &options]).arg(&merged)).is_err() {
+        return skip("this kernel has no overlayfs");
+    }
+    let _merged = Mounted(merged.clone());
+    let mut probe = Probe::spawn(&mut Command::new(merged.join("landmark")))?;
+    let address = probe.address()?;
+    let mut table = ProcessTable::new(100);
+    assert_eq!(&*name_at(&mut table, probe.pid(), address)?.function, "known_function");
+    // As for a process that is gone: no map_files, only the path in an ancestor's view.
+    let maps = fs::read(format!("/proc/{}/maps", probe.pid().0))?;
+    let line = maps.split(|b| *b == b'\n').filter_map(crate::process::parse_line).find(|line| line.executable);
+    let line = line.ok_or("no code")?;
+    let mut modules = crate::process::Modules::new(10);
+    let module = modules.module(line.file, line.name, (0, 1), &[Pid(std::process::id())]);
+    assert!(module.file().is_some(), "{:?}", modules.counters());
     Ok(())
 }
 
@@ -248,6 +336,7 @@ fn kernel_frames_are_named_or_say_that_they_are_not() -> TestResult {
     let Some(address) = list.lines().find_map(|line| line.strip_suffix(" T schedule")) else { return Ok(()) };
     let address = u64::from_str_radix(address, 16)?;
     let symbolizer = Symbolizer::spawn(Options::default())?;
+    symbolizer.warm_up()?;
     let frames = symbolizer.resolve(kernel_locations(&[address + 4, address], Leaf::Instruction))?;
     if address == 0 {
         assert!(!symbolizer.counters()?.notes.is_empty());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use rustc_hash::FxHashMap;
 
-use super::kernel::KernelSymbols;
+use super::kernel::{KernelSymbols, PROGRAMS};
 use super::perf_map::PerfMap;
 use super::user::Binaries;
 use super::{Options, ResolvedFrame, ResolvedFrames, SymbolCounters, Unresolved, vdso};
@@ -25,6 +25,7 @@ const PERF_MAPS: usize = 32;
 pub(super) enum Request {
     Resolve(Vec<Location>, Sender<Vec<ResolvedFrames>>),
     Counters(Sender<SymbolCounters>),
+    WarmUp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,6 +67,7 @@ impl Worker {
                     let frames = locations.iter().map(|location| self.resolve(location)).collect();
                     reply.send(frames).ok();
                 }
+                Request::WarmUp => self.kernel.warm_up(),
                 Request::Counters(reply) => {
                     reply.send(self.counters()).ok();
                 }
@@ -101,8 +103,9 @@ impl Worker {
             Err(reason) => (unnamed(location), Some(reason)),
         };
         self.count(reason);
-        // The kernel's programs come and go, so what has no name there may have one later.
-        let settled = reason.is_none() || !matches!(location, Location::Kernel { .. });
+        // The kernel's programs come and go: a name there, or its absence, holds only for now.
+        let kernel = matches!(location, Location::Kernel { .. });
+        let settled = !kernel || reason.is_none() && *frames[0].module != *PROGRAMS;
         if let Some(key) = key.filter(|_| settled) {
             self.cache.insert(key, (frames.clone(), reason));
         }
