@@ -55,9 +55,13 @@ fn a_recording_is_read_from_standard_input() -> Result {
 
 #[test]
 fn reports_come_in_three_formats() -> Result {
+    let directory = tempfile::tempdir()?;
     for (format, golden) in [("text", "report.txt"), ("markdown", "report.md"), ("json", "report.json")] {
         let expected = std::fs::read_to_string(data(golden))?;
-        profiler(&["report", &recording(), "--format", format]).assert().success().stdout(expected);
+        profiler(&["report", &recording(), "--format", format]).assert().success().stdout(expected.clone());
+        let path = directory.path().join(golden);
+        profiler(&["report", &recording(), "-o"]).arg(&path).assert().success().stdout("");
+        assert_eq!(std::fs::read_to_string(path)?, expected);
     }
     Ok(())
 }
@@ -95,6 +99,8 @@ fn wrong_usage_has_status_2_and_says_what_to_do() -> Result {
     assert!(error.contains("cannot tell a format from the name x.png; end it in .profile"), "{error}");
     let error = failure(profiler(&["export", &recording()]), 2)?;
     assert!(error.contains("add --format pprof, folded, speedscope or json"), "{error}");
+    let error = failure(profiler(&["report", &recording(), "-o", &recording()]), 2)?;
+    assert!(error.contains("is the recording itself"), "{error}");
     failure(profiler(&["flamegraph"]), 2)?;
     failure(profiler(&["flamegraph", &recording(), "--kind", "gpu"]), 2)?;
     failure(profiler(&["no-such-verb"]), 2)?;

@@ -6,7 +6,8 @@ use clap::ValueEnum;
 
 use super::Status;
 use super::input::{self, RecordingArgs, WrongUsage};
-use crate::output::{Format, Kind, Lines, Threads, WriteOptions};
+use crate::output::{self, Format, Kind, Lines, Threads, WriteOptions};
+use crate::profile::recording;
 
 /// Arguments of `profiler export`.
 #[derive(Debug, Clone, clap::Args)]
@@ -70,8 +71,8 @@ fn format(args: &Args) -> anyhow::Result<Format> {
 /// Writes the export.
 pub fn run(args: Args) -> anyhow::Result<Status> {
     let format = format(&args)?;
-    input::refuse_terminal(format, &args.output)?;
-    let profile = input::read(&args.input.recording)?;
+    input::refuse_output(&args.input.recording, format, &args.output)?;
+    let profile = recording::read(&args.input.recording)?;
     let options = WriteOptions {
         kind: args.kind,
         selection: args.input.selection.into(),
@@ -79,6 +80,6 @@ pub fn run(args: Args) -> anyhow::Result<Status> {
         lines: if args.lines { Lines::Shown } else { Lines::Hidden },
         ..WriteOptions::default()
     };
-    input::write(&profile, format, &args.output, &options)?;
+    output::write_as(&profile, format, &args.output, &options)?;
     Ok(Status::Done)
 }

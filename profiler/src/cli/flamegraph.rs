@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::Status;
 use super::input::{self, RecordingArgs};
-use crate::output::{Format, Growth, Kind, Lines, Threads, WriteOptions};
+use crate::output::{self, Format, Growth, Kind, Lines, Threads, WriteOptions};
+use crate::profile::recording;
 
 /// Arguments of `profiler flamegraph`.
 #[derive(Debug, Clone, clap::Args)]
@@ -33,8 +34,8 @@ pub struct Args {
 
 /// Draws the flamegraph.
 pub fn run(args: Args) -> anyhow::Result<Status> {
-    input::refuse_terminal(Format::Svg, &args.output)?;
-    let profile = input::read(&args.input.recording)?;
+    input::refuse_output(&args.input.recording, Format::Svg, &args.output)?;
+    let profile = recording::read(&args.input.recording)?;
     let options = WriteOptions {
         kind: args.kind,
         selection: args.input.selection.into(),
@@ -44,6 +45,6 @@ pub fn run(args: Args) -> anyhow::Result<Status> {
         title: args.title,
         ..WriteOptions::default()
     };
-    input::write(&profile, Format::Svg, &args.output, &options)?;
+    output::write_as(&profile, Format::Svg, &args.output, &options)?;
     Ok(Status::Done)
 }

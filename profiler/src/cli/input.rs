@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::output::{self, Format, OutputError, WriteOptions, destination};
-use crate::profile::{Profile, Selection, recording};
+use crate::output::{Format, OutputError, destination};
+use crate::profile::Selection;
 
 /// The command line makes no sense; the exit status is 2.
 #[derive(Debug, thiserror::Error)]
@@ -47,15 +47,14 @@ impl From<SelectionArgs> for Selection {
     }
 }
 
-/// Reads the recording.
-pub fn read(path: &Path) -> anyhow::Result<Profile> {
-    Ok(recording::read(path)?)
-}
-
-/// Writes to `output`, unless that is a terminal that could not show it.
-pub fn write(profile: &Profile, format: Format, output: &Path, options: &WriteOptions) -> anyhow::Result<()> {
-    refuse_terminal(format, output)?;
-    Ok(output::write_as(profile, format, output, options)?)
+/// An error if `output` is the recording itself, which it would replace, or a terminal that could not show `format`.
+pub fn refuse_output(recording: &Path, format: Format, output: &Path) -> anyhow::Result<()> {
+    let same = matches!((recording.canonicalize(), output.canonicalize()), (Ok(a), Ok(b)) if a == b && a.is_file());
+    if same {
+        let text = format!("the output {} is the recording itself; name another with -o", output.display());
+        return Err(WrongUsage(text).into());
+    }
+    refuse_terminal(format, output)
 }
 
 /// An error if `output` is a terminal and `format` nothing that it could show.

@@ -6,16 +6,17 @@ use clap::ValueEnum;
 
 use super::Status;
 use super::input::{self, RecordingArgs};
-use crate::output::{Format, Style, WriteOptions, destination};
+use crate::output::{self, Format, Style, WriteOptions, destination};
+use crate::profile::recording;
 
 /// Arguments of `profiler report`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     input: RecordingArgs,
-    /// How to write it
-    #[arg(short, long, default_value = "text", env = "PROFILER_FORMAT")]
-    format: ReportFormat,
+    /// How to write it; without it, the output's extension tells, and text is the rest
+    #[arg(short, long, env = "PROFILER_FORMAT")]
+    format: Option<ReportFormat>,
     /// Where to write; `-` is standard output
     #[arg(short, long, value_name = "FILE", default_value = "-", env = "PROFILER_OUTPUT")]
     output: PathBuf,
@@ -41,12 +42,22 @@ impl From<ReportFormat> for Format {
     }
 }
 
+fn format(args: &Args) -> Format {
+    match (args.format, Format::from_path(&args.output)) {
+        (Some(format), _) => format.into(),
+        (None, Ok(format @ (Format::ReportJson | Format::ReportMarkdown))) => format,
+        (None, _) => Format::ReportText,
+    }
+}
+
 /// Writes the report.
 pub fn run(args: Args) -> anyhow::Result<Status> {
-    let profile = input::read(&args.input.recording)?;
+    let format = format(&args);
+    input::refuse_output(&args.input.recording, format, &args.output)?;
+    let profile = recording::read(&args.input.recording)?;
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let style = if destination::is_terminal(&args.output) && !no_color { Style::Terminal } else { Style::Plain };
     let options = WriteOptions { selection: args.input.selection.into(), style, ..WriteOptions::default() };
-    input::write(&profile, args.format.into(), &args.output, &options)?;
+    output::write_as(&profile, format, &args.output, &options)?;
     Ok(Status::Done)
 }

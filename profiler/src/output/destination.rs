@@ -74,8 +74,20 @@ impl Draft {
         draft_name.push(name);
         draft_name.push(format!(".{}.partial", std::process::id()));
         let path = directory_of(target).join(draft_name);
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-        Ok(Self { file, path })
+        // Never through a link that somebody else left there; what an earlier run of this process id left is in the way.
+        let create = || OpenOptions::new().write(true).create_new(true).open(&path);
+        let file = match create() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&path)?;
+                create()?
+            }
+            other => other?,
+        };
+        let draft = Self { file, path };
+        if let Ok(there) = fs::metadata(target) {
+            draft.file.set_permissions(there.permissions())?;
+        }
+        Ok(draft)
     }
 
     fn publish(self, target: &Path) -> io::Result<()> {

@@ -1,8 +1,8 @@
 //! A profile in; flamegraph SVG, folded stacks, pprof, speedscope, JSON and reports out.
 //!
-//! One file a format. [`write`] picks the format by the output's extension, [`write_as`] takes it by name, and
+//! One file a format. [`write()`] picks the format by the output's extension, [`write_as`] takes it by name, and
 //! [`render`] writes to anything. What several formats share is beside them: [`rows`] flattens stacks into labelled
-//! rows, [`coverage`] puts the coverage into words, [`destination`] replaces files whole or not at all.
+//! rows, [`mod@coverage`] puts the coverage into words, [`destination`] replaces files whole or not at all.
 
 pub mod coverage;
 pub mod destination;

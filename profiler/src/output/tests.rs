@@ -316,6 +316,57 @@ fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() -> Result {
 }
 
 #[test]
+fn what_an_earlier_run_left_is_replaced_and_permissions_stay() -> Result {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("out.folded");
+    let elsewhere = directory.path().join("elsewhere");
+    std::fs::write(&path, "old")?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::write(&elsewhere, "untouched")?;
+    let draft = directory.path().join(format!(".out.folded.{}.partial", std::process::id()));
+    std::os::unix::fs::symlink(&elsewhere, &draft)?;
+    write(&profile(), &path, &WriteOptions::default())?;
+    assert_eq!(std::fs::read_to_string(&elsewhere)?, "untouched");
+    assert_eq!(std::fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+    assert!(!draft.exists());
+    Ok(())
+}
+
+#[test]
+fn shares_and_durations_read_well() {
+    use super::coverage::{percent, seconds};
+    let shares = [(0.0, "0 %"), (0.0004, "<0.1 %"), (0.123, "12.3 %"), (0.9999, ">99.9 %"), (1.0, "100 %")];
+    for (share, expected) in shares {
+        assert_eq!(percent(share), expected);
+    }
+    let durations = [(0.0, "0 s"), (812.0, "812 ns"), (1_500.0, "1.50 µs"), (12e6, "12.0 ms"), (61e9, "61.0 s")];
+    for (ns, expected) in durations {
+        assert_eq!(seconds(ns), expected);
+    }
+}
+
+#[test]
+fn numbers_without_an_errno_name_keep_their_number() {
+    use super::errno::name;
+    use crate::profile::Errno;
+    assert_eq!(
+        ["ENOENT", "EAGAIN", "ERESTARTSYS", "errno_4000"],
+        [2, 11, 512, 4000].map(|n| name(Errno(n))).as_slice()
+    );
+}
+
+#[test]
+fn a_subtitle_that_would_not_fit_leaves_out_the_reasons() -> Result {
+    let mut source = profile();
+    source.coverage.cpu_samples.lost.insert("a_reason_with_a_very_long_name".repeat(5), 1);
+    let svg = String::from_utf8(rendered(&source, Format::Svg, &of_kind(Kind::Cpu))?)?;
+    assert!(svg.contains(">960 of 1980 samples kept, 21 lost · 96.9 % of stacks complete · 97.9 % of frames named<"));
+    assert!(svg.contains("a_reason_with_a_very_long_name"), "the whole story is in the notes");
+    Ok(())
+}
+
+#[test]
 fn a_link_is_followed_and_a_device_is_written_in_place() -> Result {
     let directory = tempfile::tempdir()?;
     let target = directory.path().join("target.folded");

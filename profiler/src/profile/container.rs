@@ -16,7 +16,6 @@ pub struct Errno(pub u16);
 
 /// A container, a systemd unit, or `host` for what is in neither.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
 pub struct Container {
     /// Full container id; empty for a unit and for `host`.
     pub id: String,
@@ -92,7 +91,6 @@ pub struct Wait {
 
 /// One syscall of one container.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
 pub struct SyscallStats {
     /// The syscall's name (`read`), or `syscall_451` where it has none here.
     pub name: String,

@@ -11,8 +11,8 @@
 //! | 24..32 | length of the payload once decompressed |
 //! | 32.. | zstd frame of the profile as JSON |
 //!
-//! JSON, because fields carry their names: a reader skips fields it does not know and fills those it misses, so a model
-//! that grows stays readable both ways, and `tail -c +33 FILE | zstd -d | jq` works. Below zstd the repeated names cost
+//! JSON, because fields carry their names: a reader skips fields it does not know, and a field added later says what it
+//! is when it is missing (`serde(default)`), so a model that grows stays readable both ways, and `tail -c +33 FILE | zstd -d | jq` works. Below zstd the repeated names cost
 //! next to nothing. The version rises only when a reader would misunderstand.
 //!
 //! A reader trusts nothing: lengths are bounded before memory is taken, the checksum is verified before anything is
@@ -27,8 +27,9 @@ use super::{Inconsistency, Profile};
 /// The format version that this program writes, and the newest that it reads.
 pub const VERSION: u32 = 1;
 
-/// The largest payload, stored or decompressed, that is read or written: about five million samples.
-pub const MAX_PAYLOAD_BYTES: u64 = 256 << 20;
+/// The largest payload, stored or decompressed, that is read or written: a few hundred thousand distinct stacks. What it
+/// becomes in memory is bounded with it, because items of lists have no fields that may be left out.
+pub const MAX_PAYLOAD_BYTES: u64 = 128 << 20;
 
 const MAGIC: [u8; 8] = *b"\x89PRF\r\n\x1a\n";
 const HEADER_BYTES: usize = 32;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ContainerIndex, OffCpuReason};
 
-/// Position of a text in [`StackTable::texts`].
+/// Position of a text in a [`StackTable`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TextId(pub u32);
 

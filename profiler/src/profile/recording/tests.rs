@@ -105,6 +105,8 @@ fn damage_is_told_apart_by_what_it_is() -> Result {
     *bytes.last_mut().ok_or("empty")? ^= 1;
     corrupt(&bytes, "checksum");
     corrupt(&wrapped(VERSION, b"{\"on_cpu\":3}")?, "invalid type");
+    // An item of few bytes must not become one of many.
+    corrupt(&wrapped(VERSION, b"{\"containers\":[{},{}]}")?, "missing field");
     corrupt(&wrapped(VERSION, &vec![b'['; 100_000])?, "corrupt");
 
     let header = |stored: &[u8], payload_bytes| {
@@ -238,7 +240,7 @@ fn figures_of_a_large_recording() -> Result {
     let bytes = recorded(&large)?;
     let written = start.elapsed();
     let read_back = read_from(bytes.as_slice())?;
-    let read = start.elapsed() - written;
+    let read = start.elapsed().saturating_sub(written);
     let json = serde_json::to_vec(&large)?.len();
     println!(
         "{} stacks: {json} bytes of JSON, {} stored, written in {written:?}, read in {read:?}",
@@ -284,6 +286,12 @@ proptest! {
             prop_assert!(profile.check().is_ok());
         }
     }
+
+}
+
+proptest! {
+    // Each case writes five formats.
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn figures_changed_at_will_are_read_or_refused_but_never_harm(
