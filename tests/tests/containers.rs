@@ -11,7 +11,10 @@ use profiler::container::{CgroupId, ContainerKey, ContainerResolver, Description
 use tests::containers::{CRI, Cri, DOCKER, Docker, IMAGE, PODMAN, Podman, RunOptions};
 use tests::require;
 
+/// What a recording waits for names at its end.
 const FINISH: Duration = Duration::from_millis(1500);
+/// What a test waits: Podman lets requests wait while another container of its storage begins or ends.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A resolver that knows these sockets and nothing else.
 fn resolver(sockets: &[PathBuf], state: StateRoots) -> anyhow::Result<ContainerResolver> {
@@ -36,7 +39,9 @@ fn cgroup_of(resolver: &ContainerResolver, pid: u32) -> anyhow::Result<CgroupId>
 }
 
 fn described(resolver: &mut ContainerResolver, id: &str) -> Description {
-    resolver.finish(FINISH);
+    let answered = resolver.settle(PATIENCE);
+    // Shown where a test fails.
+    println!("all lookups answered: {answered}; warnings: {:?}", resolver.take_warnings());
     resolver.describe(&key(id))
 }
 
@@ -214,7 +219,8 @@ fn a_dead_runtime_leaves_short_ids_and_a_warning_and_costs_no_time() -> anyhow::
     let started = Instant::now();
     let mut by_socket = resolver(std::slice::from_ref(&socket), StateRoots::none())?;
     ensure!(started.elapsed() < Duration::from_millis(500), "start took {:?}", started.elapsed());
-    let found = described(&mut by_socket, &container.id);
+    by_socket.finish(FINISH);
+    let found = by_socket.describe(&key(&container.id));
     ensure!(started.elapsed() < Duration::from_secs(2), "finish took {:?}", started.elapsed());
     ensure!(found.name == container.id[..12] && found.runtime == "docker", "{found:?}");
     let warnings = by_socket.take_warnings().join("\n");

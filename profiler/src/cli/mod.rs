@@ -4,6 +4,7 @@
 //! in its chain makes the exit status 2.
 
 mod completions;
+pub mod containers;
 mod export;
 mod flamegraph;
 mod input;
@@ -36,6 +37,8 @@ enum Verb {
     Report(report::Args),
     /// Write a recording in another program's format: pprof, folded, speedscope, JSON
     Export(export::Args),
+    /// List the containers of this host as the profiler sees them
+    Containers(containers::ContainersArgs),
     /// Print the completion script for a shell
     Completions(completions::Args),
     /// Print the manual page, or write one for each verb
@@ -101,6 +104,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Status> {
         Verb::Flamegraph(args) => flamegraph::run(args),
         Verb::Report(args) => report::run(args),
         Verb::Export(args) => export::run(args),
+        Verb::Containers(args) => containers::run(&args).map(|()| Status::Done),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
     }

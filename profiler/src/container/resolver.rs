@@ -94,6 +94,10 @@ impl ContainerResolver {
     /// Finds the hierarchy, walks it and begins to ask the runtimes. Returns without waiting for any of them.
     pub fn start(options: ResolverOptions) -> Result<Self, ContainerError> {
         let (hierarchy, warnings) = Hierarchy::detect(options.cgroup_root.as_deref())?;
+        Self::over(hierarchy, warnings, options)
+    }
+
+    fn over(hierarchy: Hierarchy, warnings: Vec<String>, options: ResolverOptions) -> Result<Self, ContainerError> {
         let sockets = runtime::sockets(&options.sockets, options.well_known_sockets);
         let thread = MetadataThread::start(sockets, options.state)?;
         let mut resolver = Self {
@@ -434,4 +438,141 @@ fn is_complete(metadata: &Metadata) -> bool {
 
 fn is_named(metadata: &Metadata) -> bool {
     metadata.name.is_some() || metadata.pod.is_some()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const A: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    const B: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+
+    /// A resolver over a directory that plays the hierarchy, with Docker's state files in another.
+    fn resolver(root: &Path, state: &Path) -> ContainerResolver {
+        let hierarchy = Hierarchy::for_tests(&format!("31 23 0:38 / {} rw - cgroup2 cgroup2 rw\n", root.display()));
+        let state = StateRoots { docker: vec![state.to_owned()], ..StateRoots::none() };
+        let options = ResolverOptions { cgroup_root: None, sockets: Vec::new(), well_known_sockets: false, state };
+        ContainerResolver::over(hierarchy, Vec::new(), options).unwrap()
+    }
+
+    fn make(root: &Path, path: &str) -> CgroupId {
+        fs::create_dir_all(cgroup::directory(root, path)).unwrap();
+        cgroup::id_of(root, path).unwrap()
+    }
+
+    fn name(state: &Path, id: &str, name: &str) {
+        let directory = state.join("containers").join(id);
+        fs::create_dir_all(&directory).unwrap();
+        let text = format!(r#"{{"ID":"{id}","Name":"/{name}","Config":{{"Image":"box"}}}}"#);
+        fs::write(directory.join("config.v2.json"), text).unwrap();
+    }
+
+    fn key(id: &str) -> ContainerKey {
+        ContainerKey::Container(Arc::from(id))
+    }
+
+    #[test]
+    fn many_cgroups_lead_to_one_container_and_units_and_the_host_have_their_own() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let container = make(root.path(), &format!("/docker/{A}"));
+        let nested = make(root.path(), &format!("/docker/{A}/init.scope"));
+        let unit = make(root.path(), "/system.slice/nginx.service");
+        let slice = make(root.path(), "/system.slice");
+        name(state.path(), A, "web");
+        fs::write(root.path().join(format!("docker/{A}/cpu.max")), "50000 100000").unwrap();
+        let mut resolver = resolver(root.path(), state.path());
+        assert_eq!(resolver.container_of(container), key(A));
+        assert_eq!(resolver.container_of(nested), key(A));
+        assert_eq!(resolver.container_of(unit), ContainerKey::Unit(Arc::from("/system.slice/nginx.service")));
+        assert_eq!(resolver.container_of(slice), ContainerKey::Host);
+        assert_eq!(resolver.cgroups_of(&key(A)).len(), 2);
+        assert_eq!(resolver.cgroups().len(), 6);
+        resolver.finish(Duration::from_secs(10));
+        let names: Vec<String> = resolver.describe_all().into_iter().map(|found| found.name).collect();
+        assert_eq!(names, ["host", "nginx.service", "web"]);
+        let web = resolver.describe(&key(A));
+        assert_eq!((web.image.as_deref(), web.runtime, web.cpu_limit_cores), (Some("box"), "docker", Some(0.5)));
+        assert_eq!(resolver.losses(), ResolverLosses::default());
+        assert_eq!(resolver.take_warnings(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_container_that_comes_and_goes_is_known_by_its_hint_alone() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        name(state.path(), A, "brief");
+        let mut resolver = resolver(root.path(), state.path());
+        // Gone before anybody could look: only the event tells its path.
+        let id = CgroupId(987_654_321);
+        assert_eq!(resolver.cgroup_created(id, Some(&format!("/docker/{A}"))), Some(key(A)));
+        resolver.cgroup_removed(id);
+        assert!(resolver.settle(Duration::from_secs(10)));
+        assert_eq!(resolver.describe(&key(A)).name, "brief");
+        assert!(!resolver.is_populated(&key(A)));
+        assert_eq!(resolver.container_of(id), key(A));
+        resolver.forget_removed(Duration::from_mins(1));
+        assert_eq!(resolver.container_of(id), key(A));
+        resolver.forget_removed(Duration::ZERO);
+        assert_eq!(resolver.container_of(id), ContainerKey::Host);
+        // What has been forgotten still has a description.
+        assert_eq!(resolver.describe(&key(A)).name, A[..12]);
+    }
+
+    #[test]
+    fn an_id_without_a_path_is_searched_for_and_an_unknown_one_is_counted_once() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut resolver = resolver(root.path(), state.path());
+        let late = make(root.path(), &format!("/docker/{B}"));
+        assert_eq!(resolver.cgroup_created(late, None), Some(key(B)));
+        assert_eq!(resolver.cgroup_created(CgroupId(u64::MAX), None), None);
+        for _ in 0..3 {
+            assert_eq!(resolver.container_of(CgroupId(u64::MAX)), ContainerKey::Host);
+        }
+        assert_eq!(resolver.losses().unknown_cgroups, 1);
+        // Without any hint a walk finds it, though not for every id anew.
+        let unannounced = make(root.path(), &format!("/docker/{A}"));
+        std::thread::sleep(REWALK);
+        assert_eq!(resolver.container_of(unannounced), key(A));
+    }
+
+    #[test]
+    fn containers_that_nobody_names_keep_their_short_id_and_are_told_of() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        make(root.path(), &format!("/docker/{A}"));
+        let mut resolver = resolver(root.path(), state.path());
+        resolver.finish(Duration::from_secs(10));
+        assert_eq!(resolver.describe(&key(A)).name, A[..12]);
+        assert_eq!(resolver.losses().unnamed_containers, 1);
+        let warnings = resolver.take_warnings();
+        assert!(warnings[0].contains("0123456789ab (docker)"), "{warnings:?}");
+        resolver.finish(Duration::ZERO);
+        resolver.finish(Duration::ZERO);
+        assert_eq!(resolver.take_warnings().len(), 1);
+    }
+
+    #[test]
+    fn who_has_a_process_is_populated() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        make(root.path(), &format!("/docker/{A}/nested"));
+        make(root.path(), &format!("/docker/{B}"));
+        make(root.path(), "/a.service");
+        fs::write(root.path().join(format!("docker/{A}/nested/cgroup.procs")), "1\n").unwrap();
+        fs::write(root.path().join(format!("docker/{B}/cgroup.procs")), "").unwrap();
+        fs::write(root.path().join("a.service/cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
+        let resolver = resolver(root.path(), state.path());
+        assert!(resolver.is_populated(&key(A)));
+        assert!(!resolver.is_populated(&key(B)));
+        assert!(resolver.is_populated(&ContainerKey::Unit(Arc::from("/a.service"))));
+        assert!(resolver.is_populated(&ContainerKey::Host));
+        assert!(!resolver.is_populated(&key("unheard-of")));
+    }
+
+    #[test]
+    fn this_process_is_found_through_proc_and_a_dead_one_is_not() {
+        let mut resolver = ContainerResolver::start(ResolverOptions::default()).unwrap();
+        assert!(resolver.process_seen(std::process::id()).is_some());
+        assert_eq!(resolver.process_seen(u32::MAX), None);
+    }
 }

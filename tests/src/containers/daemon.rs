@@ -135,6 +135,14 @@ impl Drop for Ground {
                 eprintln!("{error:#}");
             }
         }
+        // Podman's monitors clean up on their own after a container has ended, and write here meanwhile.
+        for _ in 0..40 {
+            if fs::remove_dir_all(self.0.path()).is_ok() || !self.0.path().exists() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        eprintln!("cannot remove {}", self.0.path().display());
     }
 }
 

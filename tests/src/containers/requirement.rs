@@ -54,3 +54,16 @@ macro_rules! require {
         }
     };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_not_installed_is_missing_and_said_so() {
+        assert_eq!(Requirement::Program("sh").missing(), None);
+        let missing = Requirement::Program("no-such-program").missing();
+        assert_eq!(missing.as_deref(), Some("no-such-program is not installed"));
+        assert_eq!(program("no-such-program"), None);
+    }
+}

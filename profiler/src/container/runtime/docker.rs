@@ -1,17 +1,19 @@
 //! Docker's API, which Podman speaks too, and Docker's state files.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::EventsOptionsBuilder;
-use bollard::{API_DEFAULT_VERSION, Docker};
+use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
 use futures_util::{Stream, StreamExt};
 use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
-use super::{Fault, Metadata, REQUEST_TIMEOUT, podman};
+use super::{Fault, Metadata, REQUEST_TIMEOUT};
 use crate::container::identity::Runtime;
 
 /// A connection to Docker Engine or Podman.
@@ -21,16 +23,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Connects and finds out which of the two it is.
+    /// Connects and finds out which of the two it is, and which version of the API it speaks.
     pub async fn connect(path: &Path) -> Result<Self, Fault> {
+        let (version, runtime) = ping(path).await?;
+        let version = if version < *API_DEFAULT_VERSION { &version } else { API_DEFAULT_VERSION };
         let path = path.to_string_lossy();
-        let client = Docker::connect_with_unix(&path, REQUEST_TIMEOUT.as_secs(), API_DEFAULT_VERSION);
-        let client = client.map_err(fault)?.negotiate_version().await.map_err(|error| match error {
-            Error::RequestTimeoutError => Fault::Hanging,
-            other => Fault::Garbage(other.to_string()),
-        })?;
-        let version = client.version().await.map_err(fault)?;
-        let runtime = if podman::is_podman(&version) { Runtime::Podman } else { Runtime::Docker };
+        let client = Docker::connect_with_unix(&path, REQUEST_TIMEOUT.as_secs(), version).map_err(fault)?;
         Ok(Self { client, runtime })
     }
 
@@ -57,6 +55,42 @@ impl Engine {
         let events = self.client.events(Some(options));
         events.map(move |event| event.map(|message| from_event(message, runtime)).map_err(fault))
     }
+}
+
+/// Asks `/_ping`, whose answer's headers tell the API's version and whether it is Podman. `/version` would tell, too, but
+/// lets Podman look at all its containers, and wait for those that somebody is starting.
+async fn ping(path: &Path) -> Result<(ClientVersion, Runtime), Fault> {
+    let failed = |error: io::Error| Fault::Failed(error.to_string());
+    let mut stream = UnixStream::connect(path).await.map_err(failed)?;
+    let request = b"GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.map_err(failed)?;
+    let mut answer = Vec::new();
+    // A runtime that is none may say anything at any length.
+    stream.take(64 << 10).read_to_end(&mut answer).await.map_err(failed)?;
+    let answer = String::from_utf8_lossy(&answer);
+    parse_ping(&answer).ok_or_else(|| {
+        let first: String = answer.lines().next().unwrap_or_default().chars().take(60).collect();
+        Fault::Garbage(format!("to a ping it says {first:?}"))
+    })
+}
+
+/// The headers that matter of the answer to a ping.
+fn parse_ping(answer: &str) -> Option<(ClientVersion, Runtime)> {
+    let mut lines = answer.lines();
+    let status = lines.next()?.strip_prefix("HTTP/1.")?.split(' ').nth(1)?;
+    if status != "200" {
+        return None;
+    }
+    let headers: Vec<(String, &str)> = lines
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.trim()))
+        .collect();
+    let header = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
+    let (major, minor) = header("api-version")?.split_once('.')?;
+    let version = ClientVersion { major_version: major.parse().ok()?, minor_version: minor.parse().ok()? };
+    let runtime = if header("libpod-api-version").is_some() { Runtime::Podman } else { Runtime::Docker };
+    Some((version, runtime))
 }
 
 fn fault(error: Error) -> Fault {
@@ -174,6 +208,18 @@ pub fn read_state(root: &Path, id: &str) -> Option<Metadata> {
 #[expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ping_tells_version_and_runtime() {
+        let docker = "HTTP/1.1 200 OK\r\nApi-Version: 1.43\r\nServer: Docker/28\r\n\r\nOK";
+        let (version, runtime) = parse_ping(docker).unwrap();
+        assert_eq!((version.major_version, version.minor_version, runtime), (1, 43, Runtime::Docker));
+        let podman = "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nLibpod-Api-Version: 4.3.1\r\n\r\nOK";
+        assert_eq!(parse_ping(podman).unwrap().1, Runtime::Podman);
+        for nonsense in ["", "SSH-2.0", "HTTP/1.1 500 Broken\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\nApi-Version: 1.43\r\n"] {
+            assert!(parse_ping(nonsense).is_none(), "{nonsense:?}");
+        }
+    }
 
     #[test]
     fn a_listed_container_keeps_its_own_name_and_its_pod() {

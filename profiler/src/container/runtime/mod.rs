@@ -379,35 +379,57 @@ impl Source {
 }
 
 async fn serve(mut source: Source) {
+    let mut hung_before = false;
     loop {
-        let fault = match connect(&source.socket.path).await {
+        let connected = connect(&source.socket.path).await;
+        let hangs = matches!(connected, Err(Fault::Hanging));
+        match connected {
             Ok(api) => {
                 source.warned = None;
-                match serve_connected(&mut source, api).await {
-                    Some(fault) => fault,
-                    None => return,
+                if serve_connected(&mut source, api).await == Ended::NobodyAsks {
+                    return;
                 }
             }
-            Err(fault) => fault,
-        };
-        source.warn(fault);
+            Err(fault) => source.warn(fault),
+        }
+        // A runtime that is merely slow still gets to answer what it is asked meanwhile.
+        if hangs && !std::mem::replace(&mut hung_before, hangs) {
+            continue;
+        }
+        hung_before = hangs;
         if !source.decline_for(RECONNECT).await {
             return;
         }
     }
 }
 
-/// Serves one connection until it fails (with what) or nobody asks any more (`None`).
-async fn serve_connected(source: &mut Source, api: Api) -> Option<Fault> {
+/// Why a connection is no longer served.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// The runtime is gone.
+    Gone,
+    /// The profiler is.
+    NobodyAsks,
+}
+
+/// Serves lookups until the runtime is gone. A request that fails or hangs is a warning and no more: Podman, for one,
+/// lets every request wait that touches a container which somebody is starting or removing.
+async fn serve_connected(source: &mut Source, api: Api) -> Ended {
     let api = Arc::new(api);
     let permits = Arc::new(Semaphore::new(CONCURRENT));
-    let (faults, mut failed) = mpsc::channel(4);
+    let (faults, mut failed) = mpsc::channel(CONCURRENT);
     let follow = tokio::spawn(follow(Arc::clone(&api), source.outbox.clone(), faults.clone()));
-    let outcome = loop {
+    let ended = loop {
         tokio::select! {
-            fault = failed.recv() => break fault,
+            Some(fault) = failed.recv() => {
+                source.warn(fault);
+                if let Err(gone) = reach(&source.socket.path).await {
+                    source.warn(gone);
+                    break Ended::Gone;
+                }
+            }
             lookup = source.lookups.recv() => {
-                let Some(lookup) = lookup else { break None };
+                let Some(lookup) = lookup else { break Ended::NobodyAsks };
                 let (api, permits) = (Arc::clone(&api), Arc::clone(&permits));
                 let (outbox, faults) = (source.outbox.clone(), faults.clone());
                 tokio::spawn(async move {
@@ -415,7 +437,8 @@ async fn serve_connected(source: &mut Source, api: Api) -> Option<Fault> {
                     match look_up(&api, &permits, lookup).await {
                         Ok(Some(metadata)) => outbox.send(Update::Learnt(Box::new(metadata))),
                         Ok(None) => {}
-                        // The first fault ends the connection; a full channel already holds one.
+                        // Before the end of the lookup, so that the warning is there by then. A full queue holds
+                        // enough faults of this runtime.
                         Err(fault) => faults.try_send(fault).unwrap_or_default(),
                     }
                     outbox.send(Update::Finished(id));
@@ -424,69 +447,59 @@ async fn serve_connected(source: &mut Source, api: Api) -> Option<Fault> {
         }
     };
     follow.abort();
-    outcome
+    ended
 }
 
-/// Asks for one container, several times if it may not be registered yet.
+/// Asks for one container, several times if it may not be registered yet, and once more if the runtime fails.
 async fn look_up(api: &Api, permits: &Semaphore, lookup: Lookup) -> Result<Option<Metadata>, Fault> {
-    let attempts = if lookup.age == Age::New { RETRIES.len() } else { 1 };
+    let attempts = if lookup.age == Age::New { RETRIES.len() } else { 2 };
+    let mut outcome = Ok(None);
     for pause in &RETRIES[..attempts] {
         sleep(*pause).await;
         let _permit = permits.acquire().await.map_err(|_| Fault::Failed("shutting down".to_owned()))?;
-        if let Some(metadata) = within(api.inspect(&lookup.id)).await? {
-            return Ok(Some(metadata));
+        outcome = within(api.inspect(&lookup.id)).await;
+        let unknown = matches!(outcome, Ok(None));
+        if matches!(outcome, Ok(Some(_))) || (unknown && lookup.age == Age::Old) {
+            break;
         }
     }
-    Ok(None)
+    outcome
 }
 
-/// Learns what runs, then follows what begins.
+/// Learns what runs, then follows what begins. Faults are reported and gone through.
 async fn follow(api: Arc<Api>, outbox: Outbox, faults: mpsc::Sender<Fault>) {
     let learn = |found: Vec<Metadata>| {
         for metadata in found {
             outbox.send(Update::Learnt(Box::new(metadata)));
         }
     };
-    let list = async |api: &Api| match timeout(5 * REQUEST_TIMEOUT, api.list()).await {
-        Ok(Ok(found)) => {
-            learn(found);
-            Ok(())
-        }
-        Ok(Err(fault)) => Err(fault),
-        Err(_) => Err(Fault::Hanging),
+    // A full queue holds enough faults of this runtime.
+    let report = |fault: Fault| faults.try_send(fault).unwrap_or_default();
+    let list = async || match timeout(5 * REQUEST_TIMEOUT, api.list()).await {
+        Ok(Ok(found)) => learn(found),
+        Ok(Err(fault)) => report(fault),
+        Err(_) => report(Fault::Hanging),
     };
-    let fault = match &*api {
-        Api::Engine(engine) => {
-            let events = async {
-                let mut events = std::pin::pin!(engine.events());
-                while let Some(event) = events.next().await {
-                    match event {
-                        Ok(found) => learn(found.into_iter().collect()),
-                        Err(fault) => return fault,
-                    }
-                }
-                Fault::Failed("the runtime ended its stream of events".to_owned())
-            };
-            let (listed, ended) = tokio::join!(
-                async {
-                    let listed = list(&api).await;
-                    if let Err(fault) = &listed {
-                        faults.try_send(fault.clone()).unwrap_or_default();
-                    }
-                    listed
-                },
-                events
-            );
-            listed.err().unwrap_or(ended)
-        }
-        Api::Cri(_) => loop {
-            if let Err(fault) = list(&api).await {
-                break fault;
-            }
+    let Api::Engine(engine) = &*api else {
+        loop {
+            list().await;
             sleep(POLL).await;
-        },
+        }
     };
-    faults.try_send(fault).unwrap_or_default();
+    loop {
+        let events = async {
+            let mut events = std::pin::pin!(engine.events());
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(found) => learn(found.into_iter().collect()),
+                    Err(fault) => return report(fault),
+                }
+            }
+        };
+        // Subscribed first: what begins during the listing is in one of the two.
+        tokio::join!(events, list());
+        sleep(POLL).await;
+    }
 }
 
 /// What speaks at a socket.
@@ -513,11 +526,7 @@ impl Api {
 
 /// Finds out what speaks at `path`.
 async fn connect(path: &Path) -> Result<Api, Fault> {
-    let stream = timeout(REQUEST_TIMEOUT, UnixStream::connect(path)).await.map_err(|_| Fault::Hanging)?;
-    stream.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Fault::Missing,
-        _ => Fault::Unreachable(error.to_string()),
-    })?;
+    reach(path).await?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let cri_first = name.contains("cri") || name.contains("containerd");
     let first = if cri_first { connect_cri(path).await } else { connect_engine(path).await };
@@ -531,6 +540,15 @@ async fn connect(path: &Path) -> Result<Api, Fault> {
         }
         decided => decided,
     }
+}
+
+/// Whether somebody listens at `path`.
+async fn reach(path: &Path) -> Result<(), Fault> {
+    let stream = timeout(REQUEST_TIMEOUT, UnixStream::connect(path)).await.map_err(|_| Fault::Hanging)?;
+    stream.map(drop).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Fault::Missing,
+        _ => Fault::Unreachable(error.to_string()),
+    })
 }
 
 async fn connect_cri(path: &Path) -> Result<Api, Fault> {

@@ -3,17 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use bollard::models::SystemVersion;
 use serde::Deserialize;
 
 use super::{Metadata, containerd};
 use crate::container::identity::Runtime;
-
-/// Whether what answered as Docker is Podman.
-pub fn is_podman(version: &SystemVersion) -> bool {
-    let components = version.components.as_deref().unwrap_or_default();
-    components.iter().any(|component| component.name.to_lowercase().contains("podman"))
-}
 
 /// One entry of the `containers.json` that Podman and CRI-O keep in their common storage.
 #[derive(Deserialize)]
@@ -73,14 +66,6 @@ fn listed(file: &Path, id: &str) -> Option<Metadata> {
 #[expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 mod tests {
     use super::*;
-
-    #[test]
-    fn podman_is_recognised_by_its_components() {
-        let version = |text| serde_json::from_str::<SystemVersion>(text).unwrap();
-        assert!(is_podman(&version(r#"{"Components":[{"Name":"Podman Engine","Version":"4.3.1"}]}"#)));
-        assert!(!is_podman(&version(r#"{"Components":[{"Name":"Engine","Version":"28"}]}"#)));
-        assert!(!is_podman(&version("{}")));
-    }
 
     #[test]
     fn storage_names_a_container_without_any_daemon() {
