@@ -7,6 +7,7 @@ use crate::object;
 use crate::step::{Step, say};
 use crate::workspace;
 
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 /// Builds the program, and the kernel programs if their sources changed.
 #[derive(Args, Default)]
 pub struct Build {
