@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace;
-
 /// Emulation is ten times slower than the machine; a boot with two recordings takes about a minute.
 const PATIENCE: Duration = Duration::from_mins(5);
 
@@ -21,7 +19,7 @@ impl Results {
     pub fn section(&self, name: &str) -> Result<&str> {
         let begin = format!("== begin {name} ==\n");
         let end = format!("== end {name} ==");
-        let missing = || format!("the guest did not send {name}; see target/vm/console.log");
+        let missing = || format!("the guest did not send {name}; see target/vm/*.console.log");
         let from = self.0.find(&begin).with_context(missing)? + begin.len();
         let length = self.0[from..].find(&end).with_context(missing)?;
         Ok(self.0[from..from + length].trim_end())
@@ -36,9 +34,8 @@ impl From<String> for Results {
 
 /// Boots `image` with `initramfs`; the guest turns itself off.
 pub fn run(image: &Path, initramfs: &Path) -> Result<Results> {
-    let folder = workspace::target().join("vm");
-    let console = folder.join("console.log");
-    let answers = folder.join("results.txt");
+    let console = initramfs.with_extension("console.log");
+    let answers = initramfs.with_extension("results.txt");
     for file in [&console, &answers] {
         File::create(file).with_context(|| format!("cannot create {}", file.display()))?;
     }

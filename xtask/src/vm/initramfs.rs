@@ -67,8 +67,11 @@ fn install(file: &Path, root: &Path, path: &Path) -> Result<()> {
 
 /// The libraries a program is started with, the dynamic loader among them.
 fn shared_libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let listing = Step::new("ask for shared libraries", "ldd").arg(program).env("LC_ALL", "C").read()?;
-    Ok(library_paths(&listing))
+    match Step::new("ask for shared libraries", "ldd").arg(program).env("LC_ALL", "C").read() {
+        Ok(listing) => Ok(library_paths(&listing)),
+        Err(error) if error.to_string().contains("not a dynamic executable") => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads ldd's lines: `libm.so.6 => /lib/libm.so.6 (0x…)`, `/lib64/ld-linux-x86-64.so.2 (0x…)`, `linux-vdso.so.1 (0x…)`.
