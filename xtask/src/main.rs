@@ -1,5 +1,6 @@
 //! Everything a developer types: one file a command.
 
+mod bench;
 mod build;
 mod coverage;
 mod demo;
@@ -25,6 +26,7 @@ enum Xtask {
     Setup(setup::Setup),
     Vm(vm::Vm),
     Coverage(coverage::Coverage),
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Xtask::Setup(command) => command.run(),
         Xtask::Vm(command) => command.run(),
         Xtask::Coverage(command) => command.run(),
+        Xtask::Bench(command) => command.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

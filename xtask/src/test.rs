@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change is taken, in the order in which it fails fastest.
 //!
-//! All compilation uses the release profile: clippy, documentation, unit tests, integration tests and the program that
-//! is tested then share their dependencies' artefacts, which halves the time on a fresh clone.
+//! All compilation uses the release profile and the whole workspace: clippy, documentation, unit tests, integration tests
+//! and the program that is tested then share their dependencies' artefacts, which halves the time on a fresh clone.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Command, Stdio};
@@ -10,7 +10,6 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::build;
 use crate::object;
 use crate::setup;
 use crate::step::{Step, say};
@@ -38,19 +37,26 @@ impl Test {
             course.step("lints", lint);
             course.step("documentation", document);
         }
-        course.step("build", || build::programs(true));
+        course.step("build", build_everything);
         if course.failed() {
             // Tests of a program that was not built would only fail once more.
             return course.finish();
         }
         let filter = self.filter.as_deref();
-        course.tests("unit tests", &["--workspace", "--exclude", "tests"], filter, &[]);
-        course.tests("integration tests", &["--package", "tests"], filter, &["--test-threads=1"]);
+        course.tests("unit tests", &["--lib", "--bins"], filter, &[]);
+        course.tests("examples in docs", &["--doc"], filter, &[]);
+        course.tests("integration tests", &["--test", "*"], filter, &["--test-threads=1"]);
         if !self.fast && self.filter.is_none() {
             course.step("other kernels", || vm::run_all(&vm::KERNELS));
         }
         course.finish()
     }
+}
+
+/// Builds what is tested and what tests it, as one: a smaller selection would have other features of shared
+/// dependencies, and they would be compiled twice.
+fn build_everything() -> Result<()> {
+    Step::cargo("build").args(["build", "--release", "--workspace", "--all-targets"]).run()
 }
 
 /// Installs what the tests need. Where it cannot be installed, tests that need it are left out and say so, unless the
@@ -80,7 +86,7 @@ fn lint() -> Result<()> {
 
 fn document() -> Result<()> {
     Step::cargo("build the documentation")
-        .args(["doc", "--release", "--workspace", "--no-deps", "--document-private-items", "--quiet"])
+        .args(["doc", "--release", "--workspace", "--no-deps", "--quiet"])
         .env("RUSTDOCFLAGS", "-D warnings")
         .run()
 }
@@ -162,7 +168,7 @@ fn cargo_test(selection: &[&str], filter: Option<&str>, harness: &[&str], tally:
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut child = Command::new(cargo)
         .current_dir(workspace::root())
-        .args(["test", "--release", "--no-fail-fast"])
+        .args(["test", "--release", "--workspace", "--no-fail-fast"])
         .args(selection)
         .args(filter)
         .arg("--")
