@@ -44,7 +44,8 @@ impl Coverage {
                 // Build scripts and procedural macros run with the flags too; %c would keep killed processes' counts,
                 // but needs memory the tests may not map.
                 .env("LLVM_PROFILE_FILE", raw.join("%p-%m.profraw"))
-                .env("PROFILER_BINARY", folder.join("debug/profiler"))
+                .env("PROFILER_BIN", folder.join("debug/profiler"))
+                .env("PROFILER_EXAMPLES", folder.join("debug"))
         };
         let mut selection = vec!["--package", "profiler", "--package", "profiler-ebpf"];
         cargo("build the program with counters")

@@ -173,7 +173,7 @@ fn cargo_test(selection: &[&str], filter: Option<&str>, harness: &[&str], tally:
         .args(filter)
         .arg("--")
         .args(harness)
-        .env("PROFILER_BINARY", workspace::release_binary("profiler"))
+        .env("PROFILER_BIN", workspace::release_binary("profiler"))
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo test")?;

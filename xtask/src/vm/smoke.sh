@@ -18,7 +18,7 @@ contain() {
 
 spinner=$(printf 'cafe%.0s' 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
 caller=$(printf 'beef%.0s' 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
-if [ -x /bin/spinner ]; then contain "$spinner" spinner; else contain "$spinner" sh -c 'while :; do :; done'; fi
+if [ -x /bin/spinner ]; then contain "$spinner" spinner --seconds 3600; else contain "$spinner" sh -c 'while :; do :; done'; fi
 contain "$caller" dd if=/dev/zero of=/dev/null bs=1
 sleep 1
 
