@@ -1,2 +1,0 @@
-//! The kernel programs. One file a probe.
-fn main() {}

@@ -1,0 +1,56 @@
+//! A sampling event fires: which code is on this CPU right now.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    macros::perf_event,
+    programs::PerfEventContext,
+};
+use profiler_ebpf::{Counter, RecordKind, record::user_stack};
+
+use crate::{
+    container,
+    counter::count,
+    kernel::Task,
+    maps::ON_CPU_RINGS,
+    ring::{self, About},
+    task,
+};
+
+/// Overflow of a `cpu-clock` event, in the timer interrupt of its CPU.
+#[perf_event]
+pub fn cpu_clock(context: PerfEventContext) -> u32 {
+    sample(&context);
+    0
+}
+
+#[inline(always)]
+fn sample(context: &PerfEventContext) {
+    // SAFETY: the helpers have no preconditions.
+    let (task, cpu, now_ns) =
+        unsafe { (Task(bpf_get_current_task_btf()), bpf_get_smp_processor_id(), bpf_ktime_get_ns()) };
+    if task.tid() == 0 {
+        count(Counter::SamplesIdle);
+        return;
+    }
+    let Some(slot) = task::slot_of(task) else {
+        count(Counter::SamplesNoSlot);
+        return;
+    };
+    if !container::is_wanted(slot) {
+        count(Counter::SamplesFiltered);
+        return;
+    }
+    let Some(room) = ring::reserve(&ON_CPU_RINGS, cpu) else {
+        count(Counter::SamplesRingFull);
+        return;
+    };
+    let about = About { kind: RecordKind::OnCpu, time_ns: now_ns, reason: 0, user_stack: user_stack::NONE };
+    ring::describe(room.record, about, task, slot);
+    let kernel_bytes = ring::kernel_stack(context.as_ptr(), room.record);
+    let user_bytes =
+        if task.has_user_stack() { ring::user_stack(context.as_ptr(), room.record, kernel_bytes) } else { 0 };
+    let length = ring::close(room.record, kernel_bytes, user_bytes);
+    room.submit(length);
+    count(Counter::SamplesKept);
+}

@@ -1,0 +1,353 @@
+//! Members of the kernel's structs, by plain loads through typed pointers.
+//!
+//! tp_btf arguments and `bpf_get_current_task_btf` give pointers whose type the verifier knows. It checks a load at a
+//! constant offset against BTF, gives the result the member's type where that is a pointer again, and turns a fault into
+//! a zero. `bpf_probe_read_kernel` is ten times dearer and only used where the type is lost (an array of pointers).
+
+use core::{ffi::c_void, ptr};
+
+use aya_ebpf::{
+    bindings::task_struct,
+    helpers::{bpf_probe_read_kernel, generated::bpf_task_pt_regs},
+};
+use profiler_ebpf::{COMM_BYTES, Offsets, record::RecordHeader};
+
+use crate::maps::offset;
+
+/// `PF_KTHREAD`: a kernel thread.
+const PF_KTHREAD: u32 = 0x0020_0000;
+/// `PF_IO_WORKER`: a worker of io_uring, which never returns to user space.
+const PF_IO_WORKER: u32 = 0x0000_0010;
+/// `TASK_UNINTERRUPTIBLE`.
+const TASK_UNINTERRUPTIBLE: u32 = 0x0002;
+/// `TASK_DEAD`: the thread's last switch.
+const TASK_DEAD: u32 = 0x0080;
+/// `TASK_NEW`: forked, not yet woken.
+const TASK_NEW: u32 = 0x0800;
+/// `TS_COMPAT`: in a syscall made through the 32-bit table.
+const TS_COMPAT: u32 = 0x0002;
+/// File type bits of `i_mode`, shifted down by 12, and their values.
+const S_IFMT_SHIFT: u16 = 12;
+
+/// Kinds of files that blocking is told apart by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file, a directory, a symbolic link or a block device.
+    Disk,
+    /// A socket.
+    Socket,
+    /// A timer.
+    Timer,
+    /// A pipe, a terminal, anything else.
+    Other,
+}
+
+/// Loads a member.
+///
+/// # Safety
+///
+/// `base` must be a pointer that the verifier has typed, and `offset` one of [`Offsets`] that is a member of type `T` of
+/// that type. The verifier checks both again.
+#[inline(always)]
+pub unsafe fn load<T: Copy>(base: *const c_void, offset: u32) -> T {
+    // SAFETY: the caller's promise; a fault reads as zero.
+    unsafe { ptr::read_volatile(base.cast::<u8>().add(offset as usize).cast::<T>()) }
+}
+
+/// A thread, as tp_btf arguments, the iterator and `bpf_get_current_task_btf` give it.
+#[derive(Clone, Copy)]
+pub struct Task(pub *mut task_struct);
+
+impl Task {
+    #[inline(always)]
+    fn base(self) -> *const c_void {
+        self.0.cast_const().cast()
+    }
+
+    #[inline(always)]
+    fn member<T: Copy>(self, offset: u32) -> T {
+        // SAFETY: `self.0` is typed `task_struct` by the verifier and the offset is one of that struct's.
+        unsafe { load(self.base(), offset) }
+    }
+
+    /// Thread id; 0 for the idle thread of a CPU.
+    #[inline(always)]
+    pub fn tid(self) -> u32 {
+        self.member(offset!(task_pid))
+    }
+
+    /// Process id.
+    #[inline(always)]
+    pub fn pid(self) -> u32 {
+        self.member(offset!(task_tgid))
+    }
+
+    #[inline(always)]
+    fn flags(self) -> u32 {
+        self.member(offset!(task_flags))
+    }
+
+    /// Whether it is a kernel thread.
+    #[inline(always)]
+    pub fn is_kernel_thread(self) -> bool {
+        self.flags() & PF_KTHREAD != 0
+    }
+
+    /// Whether it ever runs in user mode.
+    #[inline(always)]
+    pub fn has_user_stack(self) -> bool {
+        self.flags() & (PF_KTHREAD | PF_IO_WORKER) == 0
+    }
+
+    /// `__state`: 0 while it can run.
+    #[inline(always)]
+    pub fn state(self) -> u32 {
+        self.member(offset!(task_state))
+    }
+
+    #[inline(always)]
+    pub fn on_cpu(self) -> bool {
+        self.member::<u32>(offset!(task_on_cpu)) != 0
+    }
+
+    /// The CPU it runs or waits on.
+    #[inline(always)]
+    pub fn cpu(self) -> u32 {
+        self.member(offset!(task_cpu))
+    }
+
+    /// User time by ticks, in nanoseconds.
+    #[inline(always)]
+    pub fn user_ticks_ns(self) -> u64 {
+        self.member(offset!(task_utime))
+    }
+
+    /// Kernel time by ticks, in nanoseconds.
+    #[inline(always)]
+    pub fn kernel_ticks_ns(self) -> u64 {
+        self.member(offset!(task_stime))
+    }
+
+    /// Whether it waits for block I/O.
+    #[inline(always)]
+    pub fn in_iowait(self) -> bool {
+        let byte: u8 = self.member(offset!(task_in_iowait));
+        (u32::from(byte) >> offset!(task_in_iowait_bit)) & 1 != 0
+    }
+
+    /// Whether it is inside a syscall of another architecture's table.
+    #[inline(always)]
+    pub fn in_compat_syscall(self) -> bool {
+        let status = offset!(task_status);
+        status != Offsets::ABSENT && self.member::<u32>(status) & TS_COMPAT != 0
+    }
+
+    /// Copies the thread's name.
+    #[inline(always)]
+    pub fn copy_comm(self, header: *mut RecordHeader) {
+        let at = offset!(task_comm);
+        let low: u64 = self.member(at);
+        let high: u64 = self.member(at + COMM_BYTES as u32 / 2);
+        // SAFETY: `header` points into a ring's reserved bytes; `comm` is sixteen bytes, written as two words.
+        unsafe {
+            let comm = (&raw mut (*header).comm).cast::<u64>();
+            comm.write_unaligned(low);
+            comm.add(1).write_unaligned(high);
+        }
+    }
+
+    /// Id of its cgroup in the hierarchy that containers live in.
+    #[inline(always)]
+    pub fn cgroup_id(self) -> u64 {
+        let css_set: *const c_void = self.member(offset!(task_cgroups));
+        // SAFETY: each pointer is typed by the load before it (`css_set`, `cgroup_subsys_state`, `cgroup`).
+        unsafe {
+            let mut cgroup: *const c_void = load(css_set, offset!(css_set_cgroup));
+            if offset!(css_cgroup) != Offsets::ABSENT {
+                cgroup = load(cgroup, offset!(css_cgroup));
+            }
+            cgroup_id(cgroup)
+        }
+    }
+
+    /// The user registers saved at the last entry into the kernel.
+    #[inline(always)]
+    pub fn registers(self) -> Registers {
+        // SAFETY: the helper takes a typed task and returns a typed `pt_regs` of it.
+        Registers(unsafe { bpf_task_pt_regs(self.0) } as *const c_void)
+    }
+
+    /// How long the run queue it is on has been throttled so far, in nanoseconds of the queue's own clock.
+    #[inline(always)]
+    pub fn throttled_ns(self) -> u64 {
+        let at = offset!(task_cfs_rq);
+        if at == Offsets::ABSENT || offset!(cfs_rq_throttled_since) == Offsets::ABSENT {
+            return 0;
+        }
+        let cfs_rq: *const c_void = self.member(at);
+        // SAFETY: typed by the loads before them (`cfs_rq`, `rq`).
+        unsafe {
+            let time: u64 = load(cfs_rq, offset!(cfs_rq_throttled_time));
+            let since: u64 = load(cfs_rq, offset!(cfs_rq_throttled_since));
+            let count = offset!(cfs_rq_throttle_count);
+            let throttled = if count == Offsets::ABSENT { since != 0 } else { load::<u32>(cfs_rq, count) != 0 };
+            if !throttled {
+                return time;
+            }
+            let rq: *const c_void = load(cfs_rq, offset!(cfs_rq_rq));
+            let mut clock: u64 = load(rq, offset!(rq_clock));
+            if offset!(rq_clock_lost) != Offsets::ABSENT {
+                clock = clock.wrapping_sub(load(rq, offset!(rq_clock_lost)));
+            }
+            time + clock.saturating_sub(since)
+        }
+    }
+
+    /// The same for the run queue that its group has on another CPU: it is about to move there.
+    #[inline(always)]
+    pub fn throttled_on_ns(self, cpu: u32) -> u64 {
+        if offset!(task_group) == Offsets::ABSENT || offset!(cfs_rq_throttled_since) == Offsets::ABSENT {
+            return 0;
+        }
+        let group: *const c_void = self.member(offset!(task_group));
+        // SAFETY: the array of pointers loses its type, so everything below is read by the helper, which checks.
+        unsafe {
+            let queues: u64 = load(group, offset!(group_cfs_rq));
+            let Ok(cfs_rq) = bpf_probe_read_kernel((queues + u64::from(cpu) * 8) as *const u64) else { return 0 };
+            let member = |at: u32| bpf_probe_read_kernel((cfs_rq + u64::from(at)) as *const u64).unwrap_or(0);
+            let time = member(offset!(cfs_rq_throttled_time));
+            let since = member(offset!(cfs_rq_throttled_since));
+            let count = offset!(cfs_rq_throttle_count);
+            let throttled = if count == Offsets::ABSENT {
+                since != 0
+            } else {
+                bpf_probe_read_kernel((cfs_rq + u64::from(count)) as *const u32).unwrap_or(0) != 0
+            };
+            if !throttled {
+                return time;
+            }
+            let rq = member(offset!(cfs_rq_rq));
+            let rq_member = |at: u32| bpf_probe_read_kernel((rq + u64::from(at)) as *const u64).unwrap_or(0);
+            let mut clock = rq_member(offset!(rq_clock));
+            if offset!(rq_clock_lost) != Offsets::ABSENT {
+                clock = clock.wrapping_sub(rq_member(offset!(rq_clock_lost)));
+            }
+            time + clock.saturating_sub(since)
+        }
+    }
+
+    /// What kind of file a descriptor of the thread's process is.
+    #[inline(always)]
+    pub fn file_kind(self, descriptor: u64, timerfd_fops: u64) -> FileKind {
+        let files: *const c_void = self.member(offset!(task_files));
+        // SAFETY: `files_struct` and `fdtable` are typed; the table of descriptors is an array of pointers and the rest
+        // is read by the helper, which checks.
+        unsafe {
+            let table: *const c_void = load(files, offset!(files_fdt));
+            let max: u32 = load(table, offset!(fdt_max_fds));
+            if descriptor >= u64::from(max) {
+                return FileKind::Other;
+            }
+            let array: u64 = load(table, offset!(fdt_fd));
+            let Ok(file) = bpf_probe_read_kernel((array + descriptor * 8) as *const u64) else { return FileKind::Other };
+            let Ok(inode) = bpf_probe_read_kernel((file + u64::from(offset!(file_inode))) as *const u64) else {
+                return FileKind::Other;
+            };
+            let Ok(mode) = bpf_probe_read_kernel((inode + u64::from(offset!(inode_mode))) as *const u16) else {
+                return FileKind::Other;
+            };
+            match mode >> S_IFMT_SHIFT {
+                0o14 => FileKind::Socket,
+                0o10 | 0o4 | 0o6 | 0o12 => FileKind::Disk,
+                0 if timerfd_fops != 0 => {
+                    let operations = bpf_probe_read_kernel((file + u64::from(offset!(file_op))) as *const u64);
+                    if operations == Ok(timerfd_fops) { FileKind::Timer } else { FileKind::Other }
+                }
+                _ => FileKind::Other,
+            }
+        }
+    }
+}
+
+/// Id of a cgroup.
+///
+/// # Safety
+///
+/// `cgroup` must be typed `cgroup` by the verifier.
+#[inline(always)]
+pub unsafe fn cgroup_id(cgroup: *const c_void) -> u64 {
+    // SAFETY: the caller's promise; `kernfs_node` is typed by the load.
+    unsafe {
+        let node: *const c_void = load(cgroup, offset!(cgroup_kn));
+        load(node, offset!(kn_id))
+    }
+}
+
+/// Whether a thread in this state sleeps and only the event it waits for can wake it.
+#[inline(always)]
+pub fn is_uninterruptible(state: u32) -> bool {
+    state & TASK_UNINTERRUPTIBLE != 0
+}
+
+/// Whether this is a thread's last switch.
+#[inline(always)]
+pub fn is_dead(state: u32) -> bool {
+    state & TASK_DEAD != 0
+}
+
+/// Whether a thread was forked but not yet woken.
+#[inline(always)]
+pub fn is_new(state: u32) -> bool {
+    state & TASK_NEW != 0
+}
+
+/// A thread's saved user registers.
+#[derive(Clone, Copy)]
+pub struct Registers(pub *const c_void);
+
+impl Registers {
+    #[inline(always)]
+    fn member(self, offset: u32) -> u64 {
+        // SAFETY: `self.0` is typed `pt_regs` by the verifier and the offset is one of that struct's.
+        unsafe { load(self.0, offset) }
+    }
+
+    /// Number of the syscall it is in; negative outside syscalls (exceptions and interrupts store -1).
+    #[inline(always)]
+    pub fn syscall(self) -> i64 {
+        self.member(offset!(regs_syscall)) as i64
+    }
+
+    /// Argument 0, 1 or 2 of that syscall.
+    #[inline(always)]
+    pub fn argument(self, index: u8) -> u64 {
+        match index {
+            0 => self.member(constant_argument(0)),
+            1 => self.member(constant_argument(1)),
+            _ => self.member(constant_argument(2)),
+        }
+    }
+
+    /// User instruction pointer.
+    #[inline(always)]
+    pub fn ip(self) -> u64 {
+        self.member(offset!(regs_ip))
+    }
+
+    /// User stack pointer.
+    #[inline(always)]
+    pub fn sp(self) -> u64 {
+        self.member(offset!(regs_sp))
+    }
+
+    /// User frame pointer.
+    #[inline(always)]
+    pub fn fp(self) -> u64 {
+        self.member(offset!(regs_fp))
+    }
+}
+
+#[inline(always)]
+fn constant_argument(index: usize) -> u32 {
+    crate::maps::constant(&raw const crate::maps::OFFSETS.regs_args[index])
+}

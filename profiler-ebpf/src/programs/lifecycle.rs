@@ -1,0 +1,102 @@
+//! Threads are born, become other programs, and end.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns,
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use aya_log_ebpf::debug;
+use profiler_ebpf::{CONTAINER_KERNEL, Counter, EventKind};
+
+use crate::{
+    container,
+    counter::count,
+    kernel::Task,
+    maps::{EVENTS, SELECTED, setting},
+    task::{self, NO_SYSCALL, TaskSlot},
+};
+
+/// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`: no run-queue lock is held here, so this
+/// is where the child's slot is made.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sched_process_fork(context: BtfTracePointContext) -> i32 {
+    let (parent, child) = (Task(context.arg(0)), Task(context.arg(1)));
+    let inherited = task::slot_of(parent).map_or(0, |slot| slot.selected);
+    debug!(&context, "fork: {} begins {}", parent.tid(), child.tid());
+    match task::create_slot(child) {
+        Some(slot) => initialize(slot, child, inherited),
+        None => count(Counter::SlotNotCreated),
+    }
+    0
+}
+
+/// Fills a new slot. The thread's state is left absent.
+#[inline(always)]
+pub fn initialize(slot: &mut TaskSlot, task: Task, inherited: u32) {
+    slot.syscall = NO_SYSCALL;
+    slot.gap_syscall = NO_SYSCALL;
+    slot.take_ns = u64::MAX;
+    slot.user_ticks_ns = task.user_ticks_ns();
+    slot.kernel_ticks_ns = task.kernel_ticks_ns();
+    slot.selected = inherited;
+    if setting!(filter_processes) != 0 && inherited == 0 {
+        // SAFETY: only whether there is an element is looked at.
+        slot.selected = u32::from(unsafe { SELECTED.get(task.pid()) }.is_some());
+    }
+    if task.is_kernel_thread() {
+        slot.container = CONTAINER_KERNEL;
+    } else {
+        slot.cgroup = task.cgroup_id();
+        slot.container = container::index_of(slot.cgroup);
+    }
+}
+
+/// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(context: BtfTracePointContext) -> i32 {
+    let task = Task(context.arg(0));
+    if let Some(slot) = task::slot_of(task) {
+        // The address space that its gaps were spent in is gone.
+        slot.want_user_stack = 0;
+    }
+    debug!(&context, "exec: {}", task.pid());
+    tell(EventKind::Exec, task);
+    0
+}
+
+/// `sched_process_exit(struct task_struct *p, ...)`
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(context: BtfTracePointContext) -> i32 {
+    let task = Task(context.arg(0));
+    debug!(&context, "exit: {}", task.tid());
+    tell(EventKind::Exit, task);
+    0
+}
+
+#[inline(always)]
+fn tell(kind: EventKind, task: Task) {
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        count(Counter::EventsRingFull);
+        return;
+    };
+    let event = entry.as_mut_ptr();
+    // SAFETY: the entry has room for an event; every member that its kind gives meaning to is written, and userspace
+    // reads no others.
+    unsafe {
+        (*event).kind = kind as u32;
+        (*event).pid = task.pid();
+        (*event).tid = task.tid();
+        (*event).path_bytes = 0;
+        (*event).time_ns = bpf_ktime_get_ns();
+        (*event).cgroup = task.cgroup_id();
+    }
+    entry.submit(0);
+}
+
+/// The pointer that an iterator passes for a thread, typed.
+#[inline(always)]
+pub fn typed(task: *mut c_void) -> Task {
+    Task(task.cast())
+}

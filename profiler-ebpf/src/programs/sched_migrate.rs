@@ -1,0 +1,45 @@
+//! A thread moves to another CPU. If it was waiting for the one it leaves, that part of its wait is settled there.
+
+use aya_ebpf::{
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use profiler_ebpf::Counter;
+
+use crate::{
+    clock, container,
+    counter::count,
+    kernel::Task,
+    task::{self, TaskSlot},
+    wait, window,
+};
+
+/// `sched_migrate_task(struct task_struct *p, int dest_cpu)`
+#[btf_tracepoint(function = "sched_migrate_task")]
+pub fn sched_migrate_task(context: BtfTracePointContext) -> i32 {
+    let task = Task(context.arg(0));
+    let destination: u64 = context.arg(1);
+    match task::slot_of(task) {
+        Some(slot) if slot.state == task::RUNNABLE => migrate(slot, task, destination as u32),
+        Some(_) => {}
+        None => count(Counter::SwitchNoSlot),
+    }
+    0
+}
+
+#[inline(always)]
+fn migrate(slot: &mut TaskSlot, task: Task, destination: u32) {
+    // SAFETY: the helpers have no preconditions.
+    let (now_ns, here) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
+    let clock_ns = clock::read(slot.cpu, slot.container, now_ns);
+    let waited = wait::waited(slot, now_ns, clock_ns, task.throttled_ns());
+    if container::is_wanted(slot) {
+        window::account_waited(window::end_state(slot, now_ns), here, slot.container, waited);
+        slot.gap_self_ns += waited.own_ns;
+        slot.gap_other_ns += waited.other_ns;
+        slot.gap_throttled_ns += waited.throttled_ns;
+    }
+    slot.since_ns = now_ns;
+    wait::queue(slot, destination, now_ns, task.throttled_on_ns(destination));
+}

@@ -1,0 +1,283 @@
+//! A CPU passes from one thread to the next: the moment that ends one state of each and begins another.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{EbpfContext, helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns}, macros::btf_tracepoint, programs::BtfTracePointContext};
+use profiler_ebpf::{
+    CONTAINER_IDLE, CONTAINER_OVERFLOW, Counter, CpuState, Part, RecordHeader, RecordKind,
+    account::{SLICES, Slice},
+    histogram::{self, BUCKETS},
+    record::user_stack,
+};
+
+use crate::{
+    clock, container,
+    counter::count,
+    kernel::{Task, is_dead},
+    maps::{OFF_CPU_RINGS, setting},
+    ring::{self, About},
+    task::{self, NO_SYSCALL, TaskSlot},
+    wait,
+    window::{self, Stretch, Waited},
+};
+
+/// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, ...)`
+#[btf_tracepoint(function = "sched_switch")]
+pub fn sched_switch(context: BtfTracePointContext) -> i32 {
+    let preempted: u64 = context.arg(0);
+    switch(context.as_ptr(), preempted & 1 != 0, Task(context.arg(1)), Task(context.arg(2)));
+    0
+}
+
+#[inline(always)]
+fn switch(context: *mut c_void, preempted: bool, previous: Task, next: Task) {
+    // SAFETY: the helpers have no preconditions.
+    let (now_ns, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
+    let Some(state) = clock::cpu_state(cpu) else { return };
+    end_slice(state, cpu, now_ns);
+    if previous.tid() != 0 {
+        match task::slot_of(previous) {
+            Some(slot) => leave(context, state, slot, previous, preempted, cpu, now_ns),
+            None => count(Counter::SwitchNoSlot),
+        }
+    }
+    state.running = if next.tid() == 0 {
+        CONTAINER_IDLE
+    } else {
+        match task::slot_of(next) {
+            Some(slot) => {
+                arrive(state, slot, next, cpu, now_ns);
+                slot.container
+            }
+            None => {
+                count(Counter::SwitchNoSlot);
+                CONTAINER_OVERFLOW
+            }
+        }
+    };
+    state.running_since_ns = now_ns;
+}
+
+/// The slice that ends advances its container's clock and is remembered for those who waited behind it.
+#[inline(always)]
+fn end_slice(state: &mut CpuState, cpu: u32, now_ns: u64) {
+    let since_ns = state.running_since_ns;
+    if since_ns == 0 {
+        return;
+    }
+    clock::advance(cpu, state.running, now_ns.saturating_sub(since_ns));
+    let place = (state.slices_ended as usize) & (SLICES - 1);
+    // SAFETY: the index is masked to the array's length.
+    unsafe {
+        let slice = (&raw mut state.slices).cast::<Slice>().add(place);
+        (*slice).start_ns = since_ns;
+        (*slice).end_ns = now_ns;
+        (*slice).container = state.running;
+    }
+    state.slices_ended = state.slices_ended.wrapping_add(1);
+    // Settled: a clock read from here on must not count this slice again.
+    state.running_since_ns = now_ns;
+}
+
+/// A thread leaves the CPU: its running time ends, and a gap begins.
+#[inline(always)]
+fn leave(
+    context: *mut c_void,
+    state: &mut CpuState,
+    slot: &mut TaskSlot,
+    task: Task,
+    preempted: bool,
+    cpu: u32,
+    now_ns: u64,
+) {
+    let wanted = container::is_wanted(slot);
+    let task_state = task.state();
+    let runnable = preempted || task_state == 0;
+    if wanted && slot.state == task::RUNNING {
+        account_running(slot, task, cpu, now_ns, runnable);
+    }
+    container::refresh(slot, task);
+    slot.since_ns = now_ns;
+    if is_dead(task_state) {
+        slot.state = task::ABSENT;
+        return;
+    }
+    slot.gap_start_ns = now_ns;
+    slot.gap_blocked_ns = 0;
+    slot.gap_self_ns = 0;
+    slot.gap_other_ns = 0;
+    slot.gap_throttled_ns = 0;
+    slot.sequence += 1;
+    slot.take_ns = u64::MAX;
+    if runnable {
+        slot.state = task::RUNNABLE;
+        slot.runnable_ns = now_ns;
+        slot.reason = Part::RunnableOther as u32;
+        slot.gap_syscall = NO_SYSCALL;
+        wait::queue(slot, cpu, now_ns, task.throttled_ns());
+    } else {
+        slot.state = task::BLOCKED;
+        if wanted {
+            slot.gap_syscall = wait::syscall_of(task);
+            slot.reason = wait::reason(task, task_state, slot.gap_syscall) as u32;
+        }
+    }
+    if setting!(off_cpu) != 0 && wanted && slot.gap_syscall == NO_SYSCALL && task.has_user_stack() {
+        foresee(context, state, slot, task, cpu, now_ns);
+    }
+}
+
+#[inline(always)]
+fn account_running(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, runnable: bool) {
+    let stretch = window::end_state(slot, now_ns);
+    let (user_ns, kernel_ns) = (task.user_ticks_ns(), task.kernel_ticks_ns());
+    if let Some(row) = window::row(stretch.generation, cpu, slot.container) {
+        window::add(row, Part::Cpu as u32, stretch.current_ns);
+        row.user_ticks_ns += user_ns.wrapping_sub(slot.user_ticks_ns);
+        row.kernel_ticks_ns += kernel_ns.wrapping_sub(slot.kernel_ticks_ns);
+        if runnable {
+            row.involuntary += 1;
+        } else {
+            row.voluntary += 1;
+        }
+    }
+    slot.user_ticks_ns = user_ns;
+    slot.kernel_ticks_ns = kernel_ns;
+    if stretch.previous_ns != 0
+        && let Some(row) = window::row(stretch.generation ^ 1, cpu, slot.container)
+    {
+        window::add(row, Part::Cpu as u32, stretch.previous_ns);
+    }
+}
+
+/// A gap outside syscalls (preempted, or in a page fault) has no sys_exit that could take its user stack, so it is taken
+/// now, with a probability that depends only on how long such gaps of this thread were before.
+#[inline(always)]
+fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) {
+    let threshold_ns = setting!(offcpu_threshold_ns);
+    let expected_ns = if slot.predicted_ns == 0 { threshold_ns } else { slot.predicted_ns };
+    slot.take_ns = if expected_ns < threshold_ns { expected_ns } else { threshold_ns };
+    slot.user_stack_taken = 0;
+    if (u64::from(clock::random(state)) * threshold_ns) >> 32 >= slot.take_ns {
+        return;
+    }
+    let Some(room) = ring::reserve(&OFF_CPU_RINGS, cpu) else {
+        count(Counter::UserStackRingFull);
+        return;
+    };
+    let about = About { kind: RecordKind::UserStackAtSwitch, time_ns: now_ns, reason: 0, user_stack: user_stack::NONE };
+    ring::describe(room.record, about, task, slot);
+    let user_bytes = ring::user_stack(context, room.record, 0);
+    let length = ring::close(room.record, 0, user_bytes);
+    room.submit(length);
+    slot.user_stack_taken = 1;
+}
+
+/// A thread comes back to the CPU: its gap ends.
+#[inline(always)]
+fn arrive(state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) {
+    if container::is_wanted(slot) {
+        if slot.state == task::RUNNABLE {
+            let waited = end_wait(slot, task, cpu, now_ns);
+            wait::name_neighbours(state, slot.container, slot.queued_ns, waited.other_ns);
+            slot.gap_self_ns += waited.own_ns;
+            slot.gap_other_ns += waited.other_ns;
+            slot.gap_throttled_ns += waited.throttled_ns;
+            keep(state, slot, task, cpu, now_ns);
+        } else if slot.state == task::BLOCKED {
+            // Woken before it had a slot.
+            window::account(window::end_state(slot, now_ns), cpu, slot.container, slot.reason);
+            slot.gap_blocked_ns = now_ns.saturating_sub(slot.gap_start_ns);
+            keep(state, slot, task, cpu, now_ns);
+        }
+    }
+    slot.since_ns = now_ns;
+    slot.state = task::RUNNING;
+    container::refresh(slot, task);
+}
+
+#[inline(always)]
+fn end_wait(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) -> Waited {
+    let waited = wait::waited(slot, now_ns, clock::read(cpu, slot.container, now_ns), task.throttled_ns());
+    let stretch = window::end_state(slot, now_ns);
+    window::account_waited(stretch, cpu, slot.container, waited);
+    count_latency(stretch, cpu, slot.container, now_ns.saturating_sub(slot.runnable_ns));
+    waited
+}
+
+#[inline(always)]
+fn count_latency(stretch: Stretch, cpu: u32, container: u32, ns: u64) {
+    let Some(row) = window::row(stretch.generation, cpu, container) else { return };
+    if ns > row.run_queue_max_ns {
+        row.run_queue_max_ns = ns;
+    }
+    let bucket = histogram::bucket_of(ns) as usize;
+    if bucket < BUCKETS {
+        // SAFETY: the index was just checked.
+        unsafe { *(&raw mut row.run_queue).cast::<u32>().add(bucket) += 1 };
+    }
+}
+
+/// Keeps the gap with probability d / T (always from T on) and takes its kernel stack if so.
+#[inline(always)]
+fn keep(state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) {
+    if setting!(off_cpu) == 0 {
+        return;
+    }
+    let gap_ns = slot.gap_blocked_ns + slot.gap_self_ns + slot.gap_other_ns + slot.gap_throttled_ns;
+    let foreseen = slot.take_ns != u64::MAX;
+    if foreseen {
+        // Mean of the last gaps like this one, the newest weighing a quarter.
+        let before_ns = if slot.predicted_ns == 0 { gap_ns } else { slot.predicted_ns };
+        slot.predicted_ns = before_ns - before_ns / 4 + gap_ns / 4;
+    }
+    if !choose(state, slot, gap_ns, foreseen) {
+        return;
+    }
+    count(Counter::GapsChosen);
+    let source = if foreseen {
+        if slot.user_stack_taken != 0 { user_stack::AT_SWITCH } else { user_stack::NOT_TAKEN }
+    } else if task.has_user_stack() && setting!(user_stack_at_exit) != 0 {
+        slot.want_user_stack = 1;
+        user_stack::AT_EXIT
+    } else {
+        user_stack::NONE
+    };
+    let Some(room) = ring::reserve(&OFF_CPU_RINGS, cpu) else {
+        count(Counter::GapsRingFull);
+        return;
+    };
+    let about = About { kind: RecordKind::Gap, time_ns: now_ns, reason: slot.reason as u8, user_stack: source };
+    ring::describe(room.record, about, task, slot);
+    let header = room.record.cast::<RecordHeader>();
+    // SAFETY: the record has room for a header.
+    unsafe {
+        (*header).blocked_ns = slot.gap_blocked_ns;
+        (*header).runnable_self_ns = slot.gap_self_ns;
+        (*header).runnable_other_ns = slot.gap_other_ns;
+        (*header).throttled_ns = slot.gap_throttled_ns;
+    }
+    let kernel_bytes = ring::kernel_stack_of(task, room.record);
+    let length = ring::close(room.record, kernel_bytes, 0);
+    room.submit(length);
+}
+
+/// Draws with probability d / T in all, whatever was foreseen; a gap whose user stack was taken is preferred as far as
+/// that is possible without favouring any stack: see docs/decisions on sampling gaps.
+#[inline(always)]
+fn choose(state: &mut CpuState, slot: &TaskSlot, gap_ns: u64, foreseen: bool) -> bool {
+    let threshold_ns = setting!(offcpu_threshold_ns);
+    if gap_ns >= threshold_ns {
+        return true;
+    }
+    let random = u64::from(clock::random(state));
+    if !foreseen {
+        return (random * threshold_ns) >> 32 < gap_ns;
+    }
+    let take_ns = slot.take_ns;
+    if slot.user_stack_taken != 0 {
+        gap_ns >= take_ns || (random * take_ns) >> 32 < gap_ns
+    } else {
+        gap_ns > take_ns && (random * (threshold_ns - take_ns)) >> 32 < gap_ns - take_ns
+    }
+}

@@ -1,0 +1,205 @@
+//! A thread leaves a syscall: how long it took, what became of it, and, if a gap within it was chosen, from where it was
+//! called.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
+use profiler_ebpf::{
+    Control, Counter, RecordKind, SyscallRow,
+    account::{ERRNO_OTHER, ERRNO_RESTART, ERRNOS},
+    histogram::{self, BUCKETS},
+    record::user_stack,
+    syscall::{MOVES_BYTES, SYSCALLS},
+};
+
+use crate::{
+    atomic, container,
+    counter::count,
+    kernel::Task,
+    maps::{self, CONTROL, SYSCALL_INDEX, SYSCALL_RINGS, SYSCALLS as ROWS, setting},
+    ring::{self, About},
+    task::{self, NO_SYSCALL, TaskSlot},
+};
+
+/// Largest errno a syscall returns (`MAX_ERRNO`).
+const MAX_ERRNO: u64 = 4095;
+/// First of the kernel's internal codes for restarted calls (`ERESTARTSYS`).
+const FIRST_RESTART: u64 = 512;
+/// Marks an index element whose row is being allocated.
+const ALLOCATING: u32 = u32::MAX;
+
+/// `sys_exit(struct pt_regs *regs, long ret)`
+#[btf_tracepoint(function = "sys_exit")]
+pub fn sys_exit(context: BtfTracePointContext) -> i32 {
+    let result: u64 = context.arg(1);
+    exit(&context, result);
+    0
+}
+
+#[inline(always)]
+fn exit(context: &BtfTracePointContext, result: u64) {
+    // SAFETY: the helpers have no preconditions.
+    let (now_ns, task) = unsafe { (bpf_ktime_get_ns(), Task(bpf_get_current_task_btf())) };
+    let Some(slot) = task::slot_of(task) else {
+        count(Counter::SyscallsNoSlot);
+        return;
+    };
+    let number = slot.syscall;
+    slot.syscall = NO_SYSCALL;
+    if slot.want_user_stack != 0 {
+        slot.want_user_stack = 0;
+        take_user_stack(context, slot, task, now_ns);
+    }
+    if setting!(syscalls) == 0 || !container::is_wanted(slot) {
+        return;
+    }
+    if number == NO_SYSCALL {
+        // A forked child, or a call that began before the programs were attached.
+        count(Counter::SyscallsNotEntered);
+        return;
+    }
+    account(slot.container, number, now_ns.saturating_sub(slot.syscall_entered_ns), result);
+}
+
+#[inline(always)]
+fn account(container: u32, number: u32, ns: u64, result: u64) {
+    let Some(row) = row(container, number) else { return };
+    add(&mut row.total_ns, ns);
+    let bucket = histogram::bucket_of(ns) as usize;
+    if bucket < BUCKETS {
+        // SAFETY: the index was just checked.
+        add_u32(unsafe { &mut *(&raw mut row.latency).cast::<u32>().add(bucket) });
+    }
+    if ns > row.max_ns {
+        raise(row, ns);
+    }
+    if result > u64::MAX - MAX_ERRNO {
+        let errno = errno_place(result.wrapping_neg()) as usize;
+        if errno < ERRNOS {
+            // SAFETY: the index was just checked.
+            add_u32(unsafe { &mut *(&raw mut row.errors).cast::<u32>().add(errno) });
+        }
+    } else if result != 0 && maps::syscall_class(u64::from(number)) & MOVES_BYTES != 0 {
+        add(&mut row.bytes, result);
+    }
+}
+
+#[inline(always)]
+fn add(place: &mut u64, value: u64) {
+    // SAFETY: aligned and inside an element that lives while the program runs; every writer adds atomically.
+    unsafe { atomic::add(place, value) };
+}
+
+#[inline(always)]
+fn add_u32(place: &mut u32) {
+    // SAFETY: as above.
+    unsafe { atomic::add_u32(place, 1) };
+}
+
+/// Raises the row's maximum; given up after a few tries against other CPUs, each of which raised it too.
+#[inline(always)]
+fn raise(row: &mut SyscallRow, ns: u64) {
+    let mut tries = 0;
+    while tries < 4 {
+        let max_ns = row.max_ns;
+        if ns <= max_ns {
+            return;
+        }
+        // SAFETY: as above.
+        if unsafe { atomic::replace(&raw mut row.max_ns, max_ns, ns) } {
+            return;
+        }
+        tries += 1;
+    }
+}
+
+#[inline(always)]
+fn errno_place(errno: u64) -> u32 {
+    if errno < u64::from(ERRNO_RESTART) {
+        errno as u32
+    } else if errno >= FIRST_RESTART && errno < FIRST_RESTART + 16 {
+        ERRNO_RESTART
+    } else {
+        ERRNO_OTHER
+    }
+}
+
+/// The row of a container's syscall in the current generation, allocated when it is first called.
+#[inline(always)]
+fn row(container: u32, number: u32) -> Option<&'static mut SyscallRow> {
+    let number = number & (SYSCALLS as u32 - 1);
+    let index = SYSCALL_INDEX.get_ptr_mut(container * SYSCALLS as u32 + number)?;
+    // SAFETY: an aligned word inside an element that lives while the program runs.
+    let mut place = unsafe { core::ptr::read_volatile(index) };
+    if place == 0 || place == ALLOCATING {
+        place = allocate(index)?;
+    }
+    let (generation, _) = Control::split(maps::window());
+    // SAFETY: the element lives while the program runs; all writers add atomically.
+    ROWS.get_ptr_mut(generation * setting!(syscall_rows) + (place - 1)).map(|row| unsafe { &mut *row })
+}
+
+#[inline(never)]
+fn allocate_row(index: *mut u32) -> u32 {
+    // SAFETY: as above.
+    if !unsafe { atomic::replace_u32(index, 0, ALLOCATING) } {
+        // SAFETY: as above. Another thread is allocating, or has by now.
+        let place = unsafe { core::ptr::read_volatile(index) };
+        return if place == ALLOCATING { 0 } else { place };
+    }
+    let Some(control) = CONTROL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: as above.
+    unsafe {
+        let next = &raw mut (*control).next_syscall_row;
+        let number = atomic::fetch_add_u32(next, 1);
+        if number >= setting!(syscall_rows) {
+            // Full: what was taken is given back, so that the count cannot wrap.
+            atomic::add_u32(next, u32::MAX);
+            core::ptr::write_volatile(index, 0);
+            return 0;
+        }
+        core::ptr::write_volatile(index, number + 1);
+        number + 1
+    }
+}
+
+#[inline(always)]
+fn allocate(index: *mut u32) -> Option<u32> {
+    let place = allocate_row(index);
+    if place == 0 {
+        count(Counter::SyscallRowsExhausted);
+        return None;
+    }
+    Some(place)
+}
+
+#[inline(always)]
+fn take_user_stack(context: &BtfTracePointContext, slot: &TaskSlot, task: Task, now_ns: u64) {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let Some(ring) = SYSCALL_RINGS.get_ptr_mut(cpu) else { return };
+    // Unlike the other rings' contexts this one can be preempted by another thread that leaves a syscall here.
+    // SAFETY: the element lives while the program runs.
+    let busy = unsafe { &raw mut (*ring).busy };
+    // SAFETY: as above.
+    if unsafe { atomic::swap(busy, 1) } != 0 {
+        count(Counter::UserStackBusy);
+        return;
+    }
+    match ring::reserve(&SYSCALL_RINGS, cpu) {
+        Some(room) => {
+            let about =
+                About { kind: RecordKind::UserStackAtExit, time_ns: now_ns, reason: 0, user_stack: user_stack::NONE };
+            ring::describe(room.record, about, task, slot);
+            let user_bytes = ring::user_stack(context.as_ptr(), room.record, 0);
+            let length = ring::close(room.record, 0, user_bytes);
+            room.submit(length);
+        }
+        None => count(Counter::UserStackRingFull),
+    }
+    // SAFETY: as above.
+    unsafe { atomic::swap(busy, 0) };
+}

@@ -1,0 +1,145 @@
+//! Runnable and blocked: why a thread leaves the CPU, and whom it waits behind until it comes back.
+
+use aya_ebpf::bindings::BPF_ANY;
+use profiler_ebpf::{
+    CONTAINER_OVERFLOW, Counter, CpuState, Part,
+    account::SLICES,
+    syscall::{
+        ARGUMENT_MASK, ARGUMENT_SHIFT, CLASS_DESCRIPTOR, CLASS_FILE, CLASS_LOCK, CLASS_MASK, CLASS_NETWORK, CLASS_POLL,
+        CLASS_SLEEP,
+    },
+};
+
+use crate::{
+    atomic, clock,
+    counter::count,
+    kernel::{FileKind, Task, is_uninterruptible},
+    maps::{self, WAITED_BEHIND, setting},
+    task::{NO_SYSCALL, TaskSlot},
+    window::Waited,
+};
+
+/// Number of the syscall that the thread is in, or [`NO_SYSCALL`].
+#[inline(always)]
+pub fn syscall_of(task: Task) -> u32 {
+    let number = task.registers().syscall();
+    if number < 0 || number > i64::from(u16::MAX) { NO_SYSCALL } else { number as u32 }
+}
+
+/// What a thread that is about to block, or is blocked, waits for.
+#[inline(always)]
+pub fn reason(task: Task, state: u32, syscall: u32) -> Part {
+    if task.is_kernel_thread() {
+        return Part::BlockedOther;
+    }
+    if task.in_iowait() {
+        return Part::BlockedDisk;
+    }
+    if syscall == NO_SYSCALL || task.in_compat_syscall() {
+        return Part::BlockedOther;
+    }
+    let class = maps::syscall_class(u64::from(syscall));
+    let argument = (class >> ARGUMENT_SHIFT) & ARGUMENT_MASK;
+    match class & CLASS_MASK {
+        CLASS_LOCK => Part::BlockedLock,
+        CLASS_SLEEP => Part::BlockedSleep,
+        CLASS_NETWORK => Part::BlockedNetwork,
+        CLASS_FILE if is_uninterruptible(state) => Part::BlockedDisk,
+        CLASS_POLL if task.registers().argument(argument) as u32 == 0 => Part::BlockedSleep,
+        CLASS_POLL => Part::BlockedNetwork,
+        CLASS_DESCRIPTOR => {
+            let descriptor = task.registers().argument(argument) & 0xffff_ffff;
+            match task.file_kind(descriptor, setting!(timerfd_fops)) {
+                FileKind::Socket => Part::BlockedNetwork,
+                FileKind::Timer => Part::BlockedSleep,
+                FileKind::Disk if is_uninterruptible(state) => Part::BlockedDisk,
+                _ => Part::BlockedOther,
+            }
+        }
+        _ => Part::BlockedOther,
+    }
+}
+
+/// The thread starts to wait on a CPU's run queue.
+#[inline(always)]
+pub fn queue(slot: &mut TaskSlot, cpu: u32, now_ns: u64, throttled_ns: u64) {
+    slot.cpu = cpu;
+    slot.queued_ns = now_ns;
+    slot.queued_clock_ns = clock::read(cpu, slot.container, now_ns);
+    slot.queued_throttled_ns = throttled_ns;
+}
+
+/// How the wait on `slot.cpu` was spent, up to now: throttled as far as the run queue's throttle clock grew, behind its own
+/// container as far as that container's clock grew, behind others for the rest.
+#[inline(always)]
+pub fn waited(slot: &TaskSlot, now_ns: u64, clock_ns: u64, throttled_ns: u64) -> Waited {
+    let elapsed_ns = now_ns.saturating_sub(slot.queued_ns);
+    let throttled_ns = at_most(throttled_ns.saturating_sub(slot.queued_throttled_ns), elapsed_ns);
+    let rest_ns = elapsed_ns - throttled_ns;
+    let own_ns = at_most(clock_ns.saturating_sub(slot.queued_clock_ns), rest_ns);
+    Waited { own_ns, other_ns: rest_ns - own_ns, throttled_ns }
+}
+
+#[inline(always)]
+fn at_most(value: u64, limit: u64) -> u64 {
+    if value > limit { limit } else { value }
+}
+
+/// Names the neighbours behind whom a thread waited: its wait is laid over the slices that the CPU remembers. Only waits
+/// chosen with probability wait / T are looked at and weighted by T / wait, so the sums are unbiased.
+#[inline(always)]
+pub fn name_neighbours(state: &mut CpuState, container: u32, queued_ns: u64, other_ns: u64) {
+    let threshold_ns = setting!(offcpu_threshold_ns);
+    if other_ns == 0 {
+        return;
+    }
+    let short = other_ns < threshold_ns;
+    if short && (u64::from(clock::random(state)) * threshold_ns) >> 32 >= other_ns {
+        return;
+    }
+    charge(state, container, queued_ns, other_ns);
+}
+
+#[inline(never)]
+fn charge(state: &mut CpuState, container: u32, queued_ns: u64, other_ns: u64) -> u32 {
+    let threshold_ns = setting!(offcpu_threshold_ns);
+    let mut left_ns = other_ns;
+    let mut back = 1;
+    while back <= SLICES as u32 {
+        let place = (state.slices_ended.wrapping_sub(back) as usize) & (SLICES - 1);
+        // SAFETY: the index is masked to the array's length.
+        let slice = unsafe { &*(&raw const state.slices).cast::<profiler_ebpf::account::Slice>().add(place) };
+        if slice.end_ns <= queued_ns || left_ns == 0 {
+            break;
+        }
+        let start_ns = if slice.start_ns > queued_ns { slice.start_ns } else { queued_ns };
+        let overlap_ns = at_most(slice.end_ns - start_ns, left_ns);
+        if slice.container != container {
+            left_ns -= overlap_ns;
+            charge_pair(container, slice.container, weighted(overlap_ns, other_ns, threshold_ns));
+        }
+        back += 1;
+    }
+    if left_ns != 0 {
+        charge_pair(container, CONTAINER_OVERFLOW, weighted(left_ns, other_ns, threshold_ns));
+    }
+    0
+}
+
+/// `overlap` weighted by max(1, T / wait).
+#[inline(always)]
+fn weighted(overlap_ns: u64, wait_ns: u64, threshold_ns: u64) -> u64 {
+    if wait_ns < threshold_ns { overlap_ns * threshold_ns / wait_ns } else { overlap_ns }
+}
+
+#[inline(always)]
+fn charge_pair(waiter: u32, runner: u32, ns: u64) {
+    let key = (u64::from(waiter) << 32) | u64::from(runner);
+    if let Some(sum) = WAITED_BEHIND.get_ptr_mut(key) {
+        // SAFETY: the element may be recycled by userspace's deletion at the window's end, never freed; the addition is
+        // atomic.
+        unsafe { atomic::add(sum, ns) };
+    } else if WAITED_BEHIND.insert(key, ns, u64::from(BPF_ANY)).is_err() {
+        count(Counter::WaitedBehindFull);
+    }
+}
