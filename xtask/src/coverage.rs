@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -37,12 +38,16 @@ impl Coverage {
         }
         fs::create_dir_all(&raw).with_context(|| format!("cannot create {}", raw.display()))?;
 
+        // Only the workspace's own crates get counters: dependencies would take most of the time and are not counted.
+        let wrapper = folder.join("rustc");
+        fs::write(&wrapper, "#!/bin/sh\nexec \"$@\" -Cinstrument-coverage\n")
+            .and_then(|()| fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {}", wrapper.display()))?;
+
         let cargo = |title: &str| {
             Step::cargo(title)
                 .env("CARGO_TARGET_DIR", &folder)
-                .env("CARGO_ENCODED_RUSTFLAGS", "-Cinstrument-coverage")
-                // Build scripts and procedural macros run with the flags too; %c would keep killed processes' counts,
-                // but needs memory the tests may not map.
+                .env("RUSTC_WORKSPACE_WRAPPER", &wrapper)
                 .env("LLVM_PROFILE_FILE", raw.join("%p-%m.profraw"))
                 .env("PROFILER_BIN", folder.join("debug/profiler"))
                 .env("PROFILER_EXAMPLES", folder.join("debug"))

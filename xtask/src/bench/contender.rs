@@ -1,5 +1,6 @@
 //! Who looks at the loads: `profiler`, empty programs on its hooks, and the tools it is held against.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::kernel_figures::{self, Program, Statistics};
+use super::kernel_figures::{self, Held, Program, Statistics};
 use super::load::{self, Loads, Walls};
 use crate::step::{Step, say};
 use crate::workspace;
@@ -122,7 +123,6 @@ impl Contender {
     /// Starts it, runs the loads under it, stops it.
     pub fn measure(&self, loads: &Loads) -> Result<Cost> {
         say(format!("loads under {}", self.name.trim()));
-        let maps_before = kernel_figures::maps()?;
         let running = Running::start(self)?;
         let walls = loads.run()?;
 
@@ -142,24 +142,21 @@ impl Contender {
         })?;
         drop(statistics);
 
-        let maps_after = kernel_figures::maps()?;
-        let map_bytes = maps_after.iter().filter(|(id, _)| !maps_before.contains_key(id)).map(|(_, bytes)| bytes).sum();
+        let map_bytes = Held::by(running.id()?)?.maps.values().sum();
         let agent = running.agent()?;
         running.stop()?;
         Ok(Cost { name: self.name, walls, pipe, calls, agent, map_bytes })
     }
 }
 
-/// A contender that runs, with the ids of the programs that were there before it.
+/// A contender that runs.
 struct Running {
     name: &'static str,
     child: Option<Child>,
-    foreign: Vec<u64>,
 }
 
 impl Running {
     fn start(contender: &Contender) -> Result<Self> {
-        let foreign = kernel_figures::programs()?.into_keys().collect();
         let (program, arguments) = contender.command.split_first().context("a contender has a command")?;
         let child = Command::new(program)
             .args(arguments)
@@ -168,7 +165,7 @@ impl Running {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {program}"))?;
-        let mut running = Self { name: contender.name, child: Some(child), foreign };
+        let mut running = Self { name: contender.name, child: Some(child) };
         running.wait_until_attached(contender.programs)?;
         Ok(running)
     }
@@ -194,9 +191,10 @@ impl Running {
         }
     }
 
-    fn programs(&self) -> Result<std::collections::BTreeMap<u64, Program>> {
+    fn programs(&self) -> Result<BTreeMap<u64, Program>> {
+        let held = Held::by(self.id()?)?;
         let mut all = kernel_figures::programs()?;
-        all.retain(|id, _| !self.foreign.contains(id));
+        all.retain(|id, _| held.programs.contains(id));
         Ok(all)
     }
 

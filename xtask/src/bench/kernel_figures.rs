@@ -1,6 +1,6 @@
 //! What the kernel counts: time and runs of each program, memory of the maps, context switches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -60,12 +60,35 @@ pub fn growth(before: &BTreeMap<u64, Program>, after: &BTreeMap<u64, Program>) -
         .collect()
 }
 
-/// Memory of each map, by id.
-pub fn maps() -> Result<BTreeMap<u64, u64>> {
-    let listing = Step::new("ask for maps", "bpftool").args(["map", "show", "--json"]).read()?;
-    let listing: Value = serde_json::from_str(&listing).context("bpftool printed no JSON")?;
-    let entries = listing.as_array().map(Vec::as_slice).unwrap_or_default();
-    Ok(entries.iter().filter_map(|map| Some((map["id"].as_u64()?, map["bytes_memlock"].as_u64()?))).collect())
+/// The kernel's objects that a process holds.
+#[derive(Debug, Default, PartialEq)]
+pub struct Held {
+    /// Ids of programs, held directly or through a link.
+    pub programs: BTreeSet<u64>,
+    /// Memory of maps, by id.
+    pub maps: BTreeMap<u64, u64>,
+}
+
+impl Held {
+    /// What the descriptors of a process lead to. A listing of all programs would not do: others may load some meanwhile.
+    pub fn by(process: u32) -> Result<Self> {
+        let folder = format!("/proc/{process}/fdinfo");
+        let mut held = Self::default();
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?.flatten() {
+            // A descriptor may be closed meanwhile.
+            held.add(&fs::read_to_string(entry.path()).unwrap_or_default());
+        }
+        Ok(held)
+    }
+
+    /// Takes in one file of fdinfo.
+    fn add(&mut self, info: &str) {
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+        self.programs.extend(field("prog_id:"));
+        if let (Some(id), Some(bytes)) = (field("map_id:"), field("memlock:")) {
+            self.maps.insert(id, bytes);
+        }
+    }
 }
 
 /// Context switches of all CPUs since boot.
@@ -109,5 +132,14 @@ mod tests {
         assert_eq!(before.len(), 1);
         assert_eq!(growth(&before, &after), [Program { name: "a".to_owned(), time_ns: 50, runs: 5 }]);
         Ok(())
+    }
+
+    #[test]
+    fn programs_and_maps_are_read_from_fdinfo() {
+        let mut held = Held::default();
+        held.add("pos:\t0\nlink_type:\ttracing\nlink_id:\t3\nprog_tag:\tab\nprog_id:\t17\n");
+        held.add("pos:\t0\nmap_type:\t2\nmemlock:\t4096\nmap_id:\t5\n");
+        held.add("pos:\t0\nflags:\t02\n");
+        assert_eq!(held, Held { programs: [17].into(), maps: [(5, 4096)].into() });
     }
 }
