@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::kernel_figures::{self, Held, Program, Statistics};
-use super::load::{self, Loads, Walls};
+use super::load::{Loads, Walls};
 use crate::step::{Step, say};
 use crate::workspace;
 
@@ -27,6 +27,8 @@ pub struct Contender {
     command: Vec<String>,
     /// Whether it works by kernel programs; perf does not.
     programs: bool,
+    /// How many times shorter the loads must be to end in time.
+    divisor: u64,
 }
 
 /// What one contender costs.
@@ -82,7 +84,7 @@ pub fn own(name: &'static str, arguments: &[&str]) -> Contender {
     if arguments.first() == Some(&"record") {
         command.extend(["--output".to_owned(), output().to_string_lossy().into_owned()]);
     }
-    Contender { name, command, programs: true }
+    Contender { name, command, programs: true, divisor: 1 }
 }
 
 /// `profiler record` of everything, with more options.
@@ -101,7 +103,9 @@ pub fn theirs() -> Vec<Contender> {
         name,
         command: words.iter().map(|&word| word.to_owned()).collect(),
         programs,
+        divisor: 1,
     };
+    let perf_trace = tool("perf trace -s", false, &["perf", "trace", "-a", "-s", "-o", "/dev/null"]);
     let histogram = "tracepoint:raw_syscalls:sys_enter { @start[tid] = nsecs; } \
                      tracepoint:raw_syscalls:sys_exit /@start[tid]/ { \
                      @ns[cgroup, args->id] = hist(nsecs - @start[tid]); delete(@start[tid]); }";
@@ -115,7 +119,7 @@ pub fn theirs() -> Vec<Contender> {
             false,
             &["perf", "record", "-a", "-g", "-F", "99", "-e", "cpu-clock", "-o", "/dev/null"],
         ),
-        tool("perf trace -s", false, &["perf", "trace", "-a", "-s", "-o", "/dev/null"]),
+        Contender { divisor: 100, ..perf_trace },
     ]
 }
 
@@ -123,6 +127,7 @@ impl Contender {
     /// Starts it, runs the loads under it, stops it.
     pub fn measure(&self, loads: &Loads) -> Result<Cost> {
         say(format!("loads under {}", self.name.trim()));
+        let loads = &Loads { divisor: self.divisor, ..*loads };
         let running = Running::start(self)?;
         let walls = loads.run()?;
 
@@ -138,7 +143,7 @@ impl Contender {
             for _ in 0..loads.rounds {
                 loads.calls()?;
             }
-            Ok(load::CALLS * u64::from(loads.rounds))
+            Ok(loads.calls_a_round() * u64::from(loads.rounds))
         })?;
         drop(statistics);
 

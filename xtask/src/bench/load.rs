@@ -7,14 +7,17 @@ use crate::step::Step;
 /// Round trips of the pipe, two switches each.
 const ROUND_TRIPS: u64 = 100_000;
 /// Calls of getppid.
-pub const CALLS: u64 = 1_000_000;
+const CALLS: u64 = 1_000_000;
 
 /// How the loads are run.
+#[derive(Clone, Copy)]
 pub struct Loads {
     /// The CPU they are pinned to.
     pub cpu: u32,
     /// How often each runs.
     pub rounds: u32,
+    /// How many times shorter each is: some tools cost a hundred microseconds a call.
+    pub divisor: u64,
 }
 
 /// Wall time of one switch and of one call.
@@ -35,12 +38,17 @@ impl Loads {
 
     /// Runs the pipe once; nanoseconds a switch.
     pub fn pipe(&self) -> Result<f64> {
-        Ok(self.perf(["sched", "pipe"], ROUND_TRIPS)? / 2.0)
+        Ok(self.perf(["sched", "pipe"], ROUND_TRIPS / self.divisor)? / 2.0)
     }
 
     /// Runs the calls once; nanoseconds a call.
     pub fn calls(&self) -> Result<f64> {
-        self.perf(["syscall", "basic"], CALLS)
+        self.perf(["syscall", "basic"], self.calls_a_round())
+    }
+
+    /// How many calls a round makes.
+    pub fn calls_a_round(&self) -> u64 {
+        CALLS / self.divisor
     }
 
     fn perf(&self, bench: [&str; 2], loops: u64) -> Result<f64> {

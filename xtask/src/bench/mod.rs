@@ -60,7 +60,7 @@ impl Bench {
             ));
         }
         let _tracefs = tracefs::Mounted::ensure()?;
-        let loads = Loads { cpu: self.cpu, rounds: self.rounds };
+        let loads = Loads { cpu: self.cpu, rounds: self.rounds, divisor: 1 };
 
         say("loads alone");
         let bare = loads.run()?;
