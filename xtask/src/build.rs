@@ -1,0 +1,51 @@
+//! `cargo xtask build`: the kernel programs' object if it is stale, then `profiler` and the examples.
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::object;
+use crate::step::{Step, say};
+use crate::workspace;
+
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
+/// Builds the program, and the kernel programs if their sources changed.
+#[derive(Args, Default)]
+pub struct Build {
+    /// Build the kernel programs' object only, whether it is stale or not.
+    #[arg(long)]
+    object_only: bool,
+    /// Check that the object in the tree is the one its sources give; build nothing else.
+    #[arg(long, conflicts_with = "object_only")]
+    check: bool,
+    /// Build without optimization, into target/debug.
+    #[arg(long, conflicts_with = "release")]
+    dev: bool,
+    /// Build with optimization, into target/release (the default).
+    #[arg(long)]
+    release: bool,
+}
+
+impl Build {
+    /// Runs the command.
+    pub fn run(&self) -> Result<()> {
+        if self.check {
+            return object::check();
+        }
+        if self.object_only {
+            return object::rebuild();
+        }
+        object::refresh()?;
+        programs(!self.dev)?;
+        if !self.dev {
+            say(format!("built {}", workspace::release_binary("profiler").display()));
+        }
+        Ok(())
+    }
+}
+
+/// Builds `profiler` and the example workloads.
+pub fn programs(optimized: bool) -> Result<()> {
+    let step = Step::cargo("build profiler and the examples").args(["build", "--package", "profiler"]);
+    let step = step.args(["--package", "examples", "--bins"]);
+    if optimized { step.arg("--release").run() } else { step.run() }
+}

@@ -1,0 +1,173 @@
+//! `cargo xtask setup`: installs what is missing. Nothing is needed to build and use `profiler`; the kernel programs'
+//! compiler, the container runtimes, the emulator and the tools of the benchmark are for those who work on it.
+
+use std::env;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::step::{Step, say};
+use crate::workspace;
+
+/// A group of things that are installed together, and what for.
+pub struct Group {
+    name: &'static str,
+    packages: &'static [&'static str],
+}
+
+/// Compiler and linker for the kernel programs.
+pub const EBPF: Group = Group {
+    name: "eBPF compiler",
+    packages: &["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf", "llvm-22-dev", "llvm-22"],
+};
+/// The runtimes whose containers the tests profile.
+pub const CONTAINERS: Group =
+    Group { name: "container runtimes", packages: &["docker.io", "containerd", "runc", "podman", "busybox-static"] };
+/// What boots other kernels.
+pub const VM: Group = Group { name: "emulator", packages: &["qemu-system-x86", "busybox-static"] };
+/// What the benchmark compares with.
+pub const BENCH: Group =
+    Group { name: "benchmark", packages: &["bpftool", "libbpf-tools", "bpftrace", "linux-perf", "busybox-static"] };
+/// What reads coverage counters.
+pub const COVERAGE: Group = Group { name: "coverage", packages: &["llvm-22"] };
+
+const BPF_LINKER: &str = "0.13.0";
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+/// Installs what is missing on this machine; does nothing when nothing is.
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
+#[derive(Args)]
+pub struct Setup {
+    /// The compiler for the kernel programs (only those who change profiler-ebpf/ need it).
+    #[arg(long)]
+    ebpf: bool,
+    /// Docker, containerd, Podman: for the tests.
+    #[arg(long)]
+    containers: bool,
+    /// The emulator for `cargo xtask vm`.
+    #[arg(long)]
+    vm: bool,
+    /// The tools that `cargo xtask bench` compares with.
+    #[arg(long)]
+    bench: bool,
+    /// All of them (the default when none is named).
+    #[arg(long)]
+    all: bool,
+}
+
+impl Setup {
+    /// Runs the command.
+    pub fn run(&self) -> Result<()> {
+        let all = self.all || !(self.ebpf || self.containers || self.vm || self.bench);
+        let wanted = [(self.containers, CONTAINERS), (self.vm, VM), (self.bench, BENCH)];
+        for (asked, group) in wanted {
+            if all || asked {
+                install(&group)?;
+            }
+        }
+        if all || self.ebpf {
+            install_ebpf()?;
+        }
+        install_rust_components()
+    }
+}
+
+/// Installs the compiler for the kernel programs.
+pub fn install_ebpf() -> Result<()> {
+    install(&EBPF)?;
+    if workspace::find_program("bpf-linker").is_some() {
+        say("bpf-linker: already there");
+        return Ok(());
+    }
+    Step::cargo(format!("install bpf-linker {BPF_LINKER} (compiles for a minute or two)"))
+        .args(["install", "bpf-linker", "--version", BPF_LINKER, "--no-default-features", "--features", "llvm-22"])
+        // Without it the build looks for libLLVM among the linker's own folders and fails.
+        .env("LLVM_PREFIX", LLVM_PREFIX)
+        .run()
+}
+
+/// Installs rustfmt and clippy where rustup has left them out.
+pub fn install_rust_components() -> Result<()> {
+    let missing: Vec<&str> = [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")]
+        .into_iter()
+        .filter(|(cargo_command, _)| {
+            let verb = cargo_command.trim_start_matches("cargo-");
+            !Step::cargo("ask for a component").args([verb, "--version"]).succeeds()
+        })
+        .map(|(_, component)| component)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Step::new(format!("install {}", missing.join(" and ")), "rustup").args(["component", "add"]).args(missing).run()
+}
+
+/// Installs the packages of a group that are missing.
+pub fn install(group: &Group) -> Result<()> {
+    let missing: Vec<&str> = group.packages.iter().copied().filter(|package| !is_installed(package)).collect();
+    if missing.is_empty() {
+        say(format!("{}: already there", group.name));
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if workspace::find_program("apt-get").is_none() {
+        bail!("{}: this machine has no apt-get; install what Debian calls {list} by hand", group.name);
+    }
+    if !is_root()? {
+        bail!(
+            "{}: {list} must be installed by root: `sudo apt-get install --no-install-recommends {list}`",
+            group.name
+        );
+    }
+    if !missing.iter().all(|package| has_candidate(package)) {
+        update()?;
+    }
+    if let Err(first) = apt_install(group.name, &missing) {
+        // Lists that are older than the archive name files that are gone; anything else fails again.
+        say(format!("{first:#}; trying again with fresh package lists"));
+        update()?;
+        apt_install(group.name, &missing)?;
+    }
+    Ok(())
+}
+
+fn apt_install(name: &str, packages: &[&str]) -> Result<()> {
+    Step::new(format!("{name}: install {}", packages.join(" ")), "apt-get")
+        .args(["-o", "DPkg::Lock::Timeout=300", "-o", "Dpkg::Use-Pty=0", "-qq", "-y", "--no-install-recommends"])
+        .arg("install")
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .run()
+}
+
+/// Fetches the archive's package lists.
+pub fn update() -> Result<()> {
+    Step::new("fetch the package lists", "apt-get").args(["-o", "DPkg::Lock::Timeout=300", "-qq", "update"]).run()
+}
+
+fn is_installed(package: &str) -> bool {
+    Step::new("ask dpkg", "dpkg-query")
+        .args(["--show", "--showformat", "${db:Status-Status}", package])
+        .read()
+        .is_ok_and(|status| status == "installed")
+}
+
+/// Whether apt knows a version of it.
+pub fn has_candidate(package: &str) -> bool {
+    Step::new("ask apt", "apt-cache")
+        .args(["policy", package])
+        .env("LC_ALL", "C")
+        .read()
+        .is_ok_and(|policy| policy.contains("Candidate: ") && !policy.contains("Candidate: (none)"))
+}
+
+/// Whether this runs as root.
+pub fn is_root() -> Result<bool> {
+    let id = Step::new("ask who runs this", "id").arg("-u").read()?;
+    Ok(id.trim().parse::<u32>().context("`id -u` prints a number")? == 0)
+}
+
+/// Whether tests that need the kernel must run rather than be left out (`PROFILER_REQUIRE_KERNEL=1`).
+pub fn kernel_is_required() -> bool {
+    env::var_os("PROFILER_REQUIRE_KERNEL").is_some_and(|value| !value.is_empty() && value != "0")
+}
