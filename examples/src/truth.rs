@@ -110,7 +110,7 @@ pub fn cgroup_cpu_stat() -> BTreeMap<String, u64> {
     let Ok(membership) = fs::read_to_string("/proc/self/cgroup") else { return BTreeMap::new() };
     membership
         .lines()
-        .filter_map(|line| {
+        .find_map(|line| {
             let mut parts = line.splitn(3, ':').skip(1);
             let (controllers, path) = (parts.next()?, parts.next()?);
             let roots: &[&str] = match controllers {
@@ -127,7 +127,6 @@ pub fn cgroup_cpu_stat() -> BTreeMap<String, u64> {
                 .find_map(|file| fs::read_to_string(file).ok())
                 .filter(|text| text.contains("nr_throttled"))
         })
-        .next()
         .map(|text| {
             text.lines()
                 .filter_map(|line| line.split_once(' '))

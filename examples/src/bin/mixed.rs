@@ -90,8 +90,8 @@ fn render_pages() -> Shop {
 fn update_stock(lock: &AtomicU32) -> Shop {
     let mut shop = Shop::default();
     while goes_on() {
-        shop.lock_waited_ns += shop_update_stock(lock, 2 * MILLISECOND, &mut shop.lock_waits);
-        rest(&mut shop, 4 * MILLISECOND);
+        shop.lock_waited_ns += shop_update_stock(lock, MILLISECOND, &mut shop.lock_waits);
+        rest(&mut shop, 3 * MILLISECOND);
     }
     shop
 }
