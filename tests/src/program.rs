@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The directory that cargo builds into.
 pub fn target_directory() -> Result<PathBuf> {
@@ -180,8 +180,8 @@ impl Running {
         let directory = format!("/proc/{}/fdinfo", self.pid());
         for entry in fs::read_dir(&directory).with_context(|| format!("cannot list {directory}"))? {
             let text = fs::read_to_string(entry?.path()).unwrap_or_default();
-            let id = text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok());
-            ids.extend(id);
+            let of_program = text.lines().find_map(|line| line.strip_prefix("prog_id:"));
+            ids.extend(of_program.and_then(|id| id.trim().parse::<u32>().ok()));
         }
         ids.sort_unstable();
         ids.dedup();

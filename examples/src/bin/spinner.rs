@@ -41,6 +41,7 @@ struct Options {
 }
 
 #[derive(Default, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the unit belongs to each name in the JSON")]
 struct Spun {
     /// CPU time of the spinning threads by their own clocks.
     cpu_ns: u64,

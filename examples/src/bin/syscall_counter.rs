@@ -237,7 +237,7 @@ fn errno_name() -> &'static str {
 
 fn count(options: &Options, share: u64, forks: u64, ground: &mut Ground) -> (BTreeMap<&'static str, Calls>, u64) {
     let mut counter = Counter { calls: BTreeMap::new(), trace: options.trace };
-    let fork_every = if forks == 0 { u64::MAX } else { (share / forks).max(1) };
+    let fork_every = share.checked_div(forks).map_or(u64::MAX, |every| every.max(1));
     let mut forked = 0;
     let mut kinds = options.kinds.iter().cycle();
     let mut made = 0;
