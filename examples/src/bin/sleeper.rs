@@ -79,7 +79,7 @@ enum Reason {
 }
 
 #[derive(Clone, Copy, Serialize)]
-struct Waits {
+struct Waiter {
     kind: &'static str,
     reason: Reason,
     waits: u64,
@@ -91,14 +91,14 @@ struct Slept {
     /// Time waited by the clock for each reason, peers and children included.
     by_reason: BTreeMap<Reason, u64>,
     /// The same by thread.
-    waiters: Vec<Waits>,
+    waiters: Vec<Waiter>,
     /// Threads that never wake.
     never_waking: u32,
 }
 
-/// Waits until the work is over, and adds it up by the clock.
-fn keep_waiting(kind: &'static str, reason: Reason, once: bool, mut wait: impl FnMut() -> bool) -> Waits {
-    let mut waits = Waits { kind, reason, waits: 0, waited_ns: 0 };
+/// Waiter until the work is over, and adds it up by the clock.
+fn keep_waiting(kind: &'static str, reason: Reason, once: bool, mut wait: impl FnMut() -> bool) -> Waiter {
+    let mut waits = Waiter { kind, reason, waits: 0, waited_ns: 0 };
     while goes_on() {
         let begin_ns = monotonic_ns();
         let more = wait();
@@ -122,7 +122,7 @@ fn timespec(duration: Duration) -> libc::timespec {
 }
 
 /// A thread that sleeps and then sends one byte, again and again, to whoever waits for it.
-fn answer_late(mut to: impl Write, wait: Duration, once: bool) -> Waits {
+fn answer_late(mut to: impl Write, wait: Duration, once: bool) -> Waiter {
     keep_waiting("peer", Reason::Sleep, once, || {
         nanosleep(wait);
         // Whoever waited has gone when the work is over: a broken pipe is the end.
@@ -180,7 +180,7 @@ fn tcp_pair() -> Result<(TcpStream, TcpStream)> {
     Ok((client, server))
 }
 
-fn add_waiter(crew: &mut Crew<Waits>, kind: Kind, wait: Duration, once: bool) -> Result<()> {
+fn add_waiter(crew: &mut Crew<Waiter>, kind: Kind, wait: Duration, once: bool) -> Result<()> {
     static NEVER_CHANGES: AtomicU32 = AtomicU32::new(0);
     let timeout = wait.as_millis() as i32;
     let request = timespec(wait);
