@@ -69,7 +69,7 @@ fn strace_counts_the_same_calls() -> Result<()> {
     };
     for (pointer, parts) in [
         ("/syscalls/getppid/count", &["getppid", " = "][..]),
-        ("/syscalls/getpgid/count", &["getpgid", " = 0"]),
+        ("/syscalls/getpgid/count", &["getpgid", " = "]),
         ("/syscalls/fork/count", &["fork", " = "]),
         ("/syscalls/wait4/count", &["wait4", " = "]),
         ("/syscalls/openat/errors/ENOENT", &["openat", "/nonexistent/syscall_counter", "ENOENT"]),
@@ -77,7 +77,6 @@ fn strace_counts_the_same_calls() -> Result<()> {
         ("/syscalls/write/count", &["write", " = 64"]),
     ] {
         let (made, traced) = (truth.number(pointer)?, traced(parts));
-        // A wait4 or fork of strace's own doing shows no result line of its own, so the counts must be equal.
         ensure!(made == traced, "{pointer}: {made} made, {traced} traced");
     }
     Ok(())
