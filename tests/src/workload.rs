@@ -1,5 +1,6 @@
 //! A program of `examples`, with its handshake: it says `ready`, works when told to, says `ended`, and tells its truth.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -20,12 +21,41 @@ pub struct Workload {
     output: BufReader<ChildStdout>,
 }
 
-/// Finds the program of a workload, in release form if there is one.
+/// Finds the program of a workload: in the directory that `PROFILER_EXAMPLES` names, or where cargo builds, in release
+/// form if there is one.
 pub fn path(name: &str) -> Result<PathBuf> {
-    let target = target_directory()?;
-    ["release", "debug"].iter().map(|profile| target.join(profile).join(name)).find(|path| path.is_file()).with_context(
-        || format!("workload {name} is not built in {}: run `cargo build --release -p examples`", target.display()),
-    )
+    let directories = match std::env::var_os("PROFILER_EXAMPLES") {
+        Some(directory) => vec![PathBuf::from(directory)],
+        None => ["release", "debug"]
+            .map(|profile| Ok(target_directory()?.join(profile)))
+            .into_iter()
+            .collect::<Result<_>>()?,
+    };
+    directories
+        .iter()
+        .map(|directory| directory.join(name))
+        .find(|path| path.is_file())
+        .with_context(|| format!("workload {name} is not in {directories:?}: run `cargo build --release -p examples`"))
+}
+
+/// Puts a workload and the shared libraries it needs into `root`, as the file system of a container: the program is
+/// then at `/NAME`.
+pub fn install(name: &str, root: &Path) -> Result<()> {
+    let program = path(name)?;
+    let listed = Command::new("ldd").arg(&program).output().context("cannot run ldd")?;
+    ensure!(listed.status.success(), "ldd cannot read {}", program.display());
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    // Lines are `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)` for the loader.
+    let libraries = listed.lines().flat_map(str::split_whitespace).filter(|word| word.starts_with('/'));
+    for library in libraries {
+        let place = root.join(library.trim_start_matches('/'));
+        if let Some(directory) = place.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        fs::copy(library, &place).with_context(|| format!("cannot copy {library} into {}", root.display()))?;
+    }
+    fs::copy(&program, root.join(name)).with_context(|| format!("cannot copy {name} into {}", root.display()))?;
+    Ok(())
 }
 
 /// Compiles `examples/c/chain.c` into `directory`: the workload whose whole stack has frame pointers.

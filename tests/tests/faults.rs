@@ -60,6 +60,45 @@ fn without_rights_it_says_which_are_missing() -> Result<()> {
     program::finish(&mut command)?.expect_code(1)?.expect_message(&["root", "CAP_BPF", "privilege"])
 }
 
+/// Runs `record` in a mount namespace of its own after `change` was made to it.
+fn record_where(change: &str) -> Result<Option<Finished>> {
+    let mut probe = Command::new("unshare");
+    if !probe.args(["--mount", "true"]).status().is_ok_and(|status| status.success()) {
+        return missing("needs unshare (util-linux) and the right to make mount namespaces");
+    }
+    let directory = tempdir()?;
+    let script = format!(r#"{change} && exec "$0" record --duration 300ms --output "$1""#);
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "sh", "-c", &script]).arg(program::path()?).arg(directory.path().join("x.profile"));
+    program::finish(&mut unshare).map(Some)
+}
+
+#[test]
+fn without_btf_it_says_so() -> Result<()> {
+    let Some(_kernel) = kernel()? else { return Ok(()) };
+    let Some(finished) = record_where("mount -t tmpfs none /sys/kernel/btf")? else { return Ok(()) };
+    finished.expect_code(1)?.expect_message(&["BTF"])
+}
+
+#[test]
+fn without_cgroup2_it_records_by_v1_or_says_so() -> Result<()> {
+    let Some(_kernel) = kernel()? else { return Ok(()) };
+    let unmount =
+        "for path in $(awk '$3 == \"cgroup2\" { print $2 }' /proc/self/mounts); do umount -l $path || exit 99; done";
+    let Some(finished) = record_where(unmount)? else { return Ok(()) };
+    if finished.code() == 0 { Ok(()) } else { finished.expect_code(1)?.expect_message(&["cgroup2", "cgroup v2"]) }
+}
+
+#[test]
+fn root_without_capabilities_is_told_which_are_missing() -> Result<()> {
+    let Some(_kernel) = kernel()? else { return Ok(()) };
+    let directory = tempdir()?;
+    let mut command = Command::new("setpriv");
+    command.args(["--inh-caps=-all", "--bounding-set=-all"]).arg(program::path()?);
+    command.args(["record", "--duration", "300ms", "--output"]).arg(directory.path().join("x.profile"));
+    program::finish(&mut command)?.expect_code(1)?.expect_message(&["CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN"])
+}
+
 // ---- usage ----
 
 #[test]

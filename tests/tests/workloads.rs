@@ -125,3 +125,19 @@ fn the_chain_waits_for_its_byte() -> Result<()> {
     ensure!(truth.number("/depth")? == 1000, "{}", truth.0);
     Ok(())
 }
+
+#[test]
+fn an_installed_workload_runs_on_its_own_files_alone() -> Result<()> {
+    let Some(_kernel) = kernel()? else { return Ok(()) };
+    let root = tempdir()?;
+    workload::install("lock_fighter", root.path())?;
+    // The threads' schedstat is the one thing it needs besides: an empty directory stands in for it.
+    fs::create_dir_all(root.path().join("proc/self/task"))?;
+    let mut chroot = Command::new("chroot");
+    let truth = work(Workload::spawn(
+        "chroot",
+        chroot.arg(root.path()).args(["/lock_fighter", "--handshake", "--seconds", "0.1"]),
+    )?)?;
+    ensure!(truth.number("/taken")? > 0, "{}", truth.0);
+    Ok(())
+}
