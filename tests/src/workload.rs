@@ -1,24 +1,33 @@
 //! A program of `examples`, with its handshake: it says `ready`, works when told to, says `ended`, and tells its truth.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::cgroup::Cgroup;
 use crate::figures::seconds;
 use crate::program::target_directory;
 
-/// A workload whose threads are parked, at work, or parked again. Killed when dropped.
-#[derive(Debug)]
+/// A workload whose threads are parked, at work, or parked again. Killed when dropped, unless a container holds it.
 pub struct Workload {
     name: String,
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
+    process: Process,
+    input: Option<Box<dyn Write + Send>>,
+    output: BufReader<Box<dyn Read + Send>>,
+}
+
+/// Who looks after the workload's process.
+#[derive(Debug)]
+enum Process {
+    /// This test.
+    Child(Child),
+    /// A container runtime; the id is the host's.
+    Contained(u32),
 }
 
 /// Finds the program of a workload: in the directory that `PROFILER_EXAMPLES` names, or where cargo builds, in release
@@ -91,16 +100,29 @@ impl Workload {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start workload {name}"))?;
-        let input = child.stdin.take();
-        let output = BufReader::new(child.stdout.take().context("a workload without standard output")?);
-        let mut workload = Self { name: name.to_owned(), child, input, output };
+        let input = child.stdin.take().context("a workload without standard input")?;
+        let output = child.stdout.take().context("a workload without standard output")?;
+        Self::attach(name, Process::Child(child), Box::new(input), Box::new(output))
+    }
+
+    fn attach(
+        name: &str,
+        process: Process,
+        input: Box<dyn Write + Send>,
+        output: Box<dyn Read + Send>,
+    ) -> Result<Self> {
+        let output = BufReader::new(output);
+        let mut workload = Self { name: name.to_owned(), process, input: Some(input), output };
         workload.expect_line("ready")?;
         Ok(workload)
     }
 
-    /// Its process id, on the host, unless a runtime's client stands in between.
+    /// Its process id on the host.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        match &self.process {
+            Process::Child(child) => child.id(),
+            Process::Contained(pid) => *pid,
+        }
     }
 
     /// Lets the work begin.
@@ -119,8 +141,10 @@ impl Workload {
     pub fn truth(mut self) -> Result<Truth> {
         self.input = None;
         let line = self.line()?;
-        let status = self.child.wait().with_context(|| format!("cannot wait for workload {}", self.name))?;
-        ensure!(status.success(), "workload {} ended with {status}", self.name);
+        if let Process::Child(child) = &mut self.process {
+            let status = child.wait().with_context(|| format!("cannot wait for workload {}", self.name))?;
+            ensure!(status.success(), "workload {} ended with {status}", self.name);
+        }
         Ok(Truth(serde_json::from_str(&line).with_context(|| format!("workload {} said {line:?}", self.name))?))
     }
 
@@ -140,9 +164,59 @@ impl Workload {
 
 impl Drop for Workload {
     fn drop(&mut self) {
-        // Already gone and reaped in the good case; then both are refused, and that is fine.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        if let Process::Child(child) = &mut self.process {
+            // Already gone and reaped in the good case; then both are refused, and that is fine.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// A workload packed for a container that has a shell: its files, and two FIFOs for the handshake (which can be written
+/// to even where they are mounted read-only).
+#[derive(Debug)]
+pub struct Packed {
+    name: String,
+    root: TempDir,
+}
+
+impl Packed {
+    /// Packs a workload of `examples`.
+    pub fn new(name: &str) -> Result<Self> {
+        let root = TempDir::new()?;
+        install(name, root.path())?;
+        for fifo in ["in", "out"] {
+            rustix::fs::mkfifoat(rustix::fs::CWD, root.path().join(fifo), rustix::fs::Mode::RWXU)
+                .with_context(|| format!("cannot make the FIFO {fifo}"))?;
+        }
+        Ok(Self { name: name.to_owned(), root })
+    }
+
+    /// What to mount, and where: the workload itself, and its libraries where its loader looks for them.
+    pub fn mounts(&self) -> Result<Vec<(PathBuf, String)>> {
+        let mut mounts = vec![(self.root.path().to_owned(), "/workload".to_owned())];
+        for entry in fs::read_dir(self.root.path())? {
+            let path = entry?.path();
+            if let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|_| path.is_dir()) {
+                mounts.push((path.clone(), format!("/{name}")));
+            }
+        }
+        Ok(mounts)
+    }
+
+    /// The container's command.
+    pub fn command(&self, arguments: &[&str]) -> Vec<String> {
+        let program = format!("exec /workload/{} --handshake \"$@\" < /workload/in > /workload/out", self.name);
+        ["/bin/sh", "-c", &program, "workload"].iter().chain(arguments).map(|word| (*word).to_owned()).collect()
+    }
+
+    /// Waits until the workload in the started container is ready. `pid` is the host's id of its first process.
+    pub fn connect(&self, pid: u32) -> Result<Workload> {
+        let path = self.root.path();
+        // Opened both ways, so that it does not wait for the other side.
+        let input = File::options().read(true).write(true).open(path.join("in")).context("cannot open the FIFO in")?;
+        let output = File::open(path.join("out")).context("cannot open the FIFO out")?;
+        Workload::attach(&self.name, Process::Contained(pid), Box::new(input), Box::new(output))
     }
 }
 

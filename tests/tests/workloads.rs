@@ -7,9 +7,10 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use tempfile::tempdir;
 use tests::cgroup::Cgroup;
+use tests::containers::{DOCKER, Docker, RunOptions, check_requirements};
 use tests::figures::{seconds, within};
 use tests::requirement::{kernel, missing};
-use tests::workload::{self, Truth, Workload};
+use tests::workload::{self, Packed, Truth, Workload};
 
 fn work(mut workload: Workload) -> Result<Truth> {
     workload.begin()?;
@@ -139,5 +140,19 @@ fn an_installed_workload_runs_on_its_own_files_alone() -> Result<()> {
         chroot.arg(root.path()).args(["/lock_fighter", "--handshake", "--seconds", "0.1"]),
     )?)?;
     ensure!(truth.number("/taken")? > 0, "{}", truth.0);
+    Ok(())
+}
+
+#[test]
+fn a_packed_workload_speaks_the_handshake_from_inside_a_container() -> Result<()> {
+    if !check_requirements(&DOCKER)? {
+        return Ok(());
+    }
+    let (docker, packed) = (Docker::shared()?, Packed::new("spinner")?);
+    let command = packed.command(&["--seconds", "0.2", "--threads", "2"]);
+    let options = RunOptions { mounts: packed.mounts()?, ..RunOptions::new("packed", command) };
+    let running = docker.run(&options)?;
+    let truth = work(packed.connect(running.pid)?)?;
+    ensure!(truth.number("/exec_ns")? > 0, "{}", truth.0);
     Ok(())
 }

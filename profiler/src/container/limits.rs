@@ -1,0 +1,199 @@
+//! What the kernel itself keeps about a container's cgroup: limit, pressure and accounting. Files in, figures out; used
+//! for the report and as cross-checks of what the kernel programs counted.
+
+use std::fs;
+use std::path::Path;
+
+use super::cgroup::directory;
+use super::hierarchy::{Hierarchy, Version};
+
+/// Totals of `some` stalls since the cgroup began, in microseconds; `None` where pressure information is off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PressureTotals {
+    /// Waiting for a CPU.
+    pub cpu_us: Option<u64>,
+    /// Waiting for block I/O.
+    pub io_us: Option<u64>,
+    /// Waiting for memory.
+    pub memory_us: Option<u64>,
+}
+
+/// The kernel's own accounting of a cgroup's CPU time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuAccounting {
+    /// CPU time in nanoseconds (v2: exact to a microsecond).
+    pub usage_ns: Option<u64>,
+    /// Periods in which the cgroup had something to run and a quota.
+    pub periods: Option<u64>,
+    /// Those of them in which it ran out of quota.
+    pub throttled_periods: Option<u64>,
+    /// Time during which it was out of quota: of the group per CPU, not thread-time.
+    pub throttled_ns: Option<u64>,
+}
+
+/// CPU limit in cores of the cgroup at `path`, the tightest of its own and those of the cgroups above.
+pub fn cpu_limit_cores(hierarchy: &Hierarchy, path: &str) -> Option<f64> {
+    let v1 = hierarchy.v1_mount("cpu");
+    let (root, parse): (&Path, fn(&Path) -> Option<f64>) = match (&hierarchy.version, v1) {
+        (_, Some(cpu)) => (cpu, v1_limit),
+        (Version::V2, None) => (&hierarchy.root, v2_limit),
+        (Version::V1 { .. }, None) => return None,
+    };
+    above(path).filter_map(|path| parse(&directory(root, path))).min_by(f64::total_cmp)
+}
+
+/// Totals of pressure stalls of the cgroup at `path`. v1 has none.
+pub fn pressure_totals(hierarchy: &Hierarchy, path: &str) -> PressureTotals {
+    if hierarchy.version != Version::V2 {
+        return PressureTotals::default();
+    }
+    let directory = directory(&hierarchy.root, path);
+    let total = |file: &str| fs::read_to_string(directory.join(file)).ok().as_deref().and_then(some_total);
+    PressureTotals { cpu_us: total("cpu.pressure"), io_us: total("io.pressure"), memory_us: total("memory.pressure") }
+}
+
+/// The kernel's accounting of the cgroup at `path`, from v2 or from the v1 controllers, whichever keeps it here.
+pub fn cpu_accounting(hierarchy: &Hierarchy, path: &str) -> CpuAccounting {
+    let read = |root: &Path, file: &str| fs::read_to_string(directory(root, path).join(file)).ok();
+    let v2 = (hierarchy.version == Version::V2).then(|| read(&hierarchy.root, "cpu.stat")).flatten();
+    let v1_usage = hierarchy.v1_mount("cpuacct").and_then(|root| read(root, "cpuacct.usage"));
+    let v1_stat = hierarchy.v1_mount("cpu").and_then(|root| read(root, "cpu.stat"));
+    accounting(v2.as_deref(), v1_usage.as_deref(), v1_stat.as_deref())
+}
+
+fn accounting(v2_stat: Option<&str>, v1_usage: Option<&str>, v1_stat: Option<&str>) -> CpuAccounting {
+    let v2 = |key| v2_stat.and_then(|text| field(text, key));
+    let v1 = |key| v1_stat.and_then(|text| field(text, key));
+    let exact = v1_usage.and_then(|text| text.trim().parse().ok());
+    CpuAccounting {
+        usage_ns: exact.or_else(|| v2("usage_usec").map(|us| us * 1000)),
+        periods: v1("nr_periods").or_else(|| v2("nr_periods")),
+        throttled_periods: v1("nr_throttled").or_else(|| v2("nr_throttled")),
+        throttled_ns: v1("throttled_time").or_else(|| v2("throttled_usec").map(|us| us * 1000)),
+    }
+}
+
+/// `path` and every path above it.
+fn above(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |path| {
+        let cut = path.rfind('/')?;
+        (path.len() > 1).then(|| if cut == 0 { "/" } else { &path[..cut] })
+    })
+}
+
+fn v2_limit(directory: &Path) -> Option<f64> {
+    parse_cpu_max(&fs::read_to_string(directory.join("cpu.max")).ok()?)
+}
+
+fn v1_limit(directory: &Path) -> Option<f64> {
+    let quota = fs::read_to_string(directory.join("cpu.cfs_quota_us")).ok()?;
+    let period = fs::read_to_string(directory.join("cpu.cfs_period_us")).ok()?;
+    // No limit is -1.
+    cores(quota.trim().parse().ok()?, period.trim().parse().ok()?)
+}
+
+/// `max 100000` or `30000 100000`.
+fn parse_cpu_max(text: &str) -> Option<f64> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    cores(quota.parse().ok()?, period.parse().ok()?)
+}
+
+fn cores(quota_us: i64, period_us: i64) -> Option<f64> {
+    (quota_us > 0 && period_us > 0).then(|| quota_us as f64 / period_us as f64)
+}
+
+/// The total of `some avg10=0.00 avg60=0.00 avg300=0.00 total=12345`.
+fn some_total(text: &str) -> Option<u64> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    some.split(' ').find_map(|field| field.strip_prefix("total="))?.parse().ok()
+}
+
+fn field(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_max_is_read_in_cores() {
+        assert_eq!(parse_cpu_max("30000 100000\n"), Some(0.3));
+        assert_eq!(parse_cpu_max("max 100000\n"), None);
+        assert_eq!(parse_cpu_max("30000 0\n"), None);
+        assert_eq!(parse_cpu_max("nonsense"), None);
+    }
+
+    #[test]
+    fn the_tightest_limit_on_the_way_up_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let pod = root.path().join("kubepods/pod");
+        fs::create_dir_all(pod.join("container")).unwrap();
+        fs::write(pod.join("cpu.max"), "50000 100000\n").unwrap();
+        fs::write(pod.join("container/cpu.max"), "200000 100000\n").unwrap();
+        fs::write(root.path().join("kubepods/cpu.max"), "max 100000\n").unwrap();
+        let mounts = format!("31 23 0:38 / {} rw - cgroup2 cgroup2 rw\n", root.path().display());
+        let hierarchy = Hierarchy::for_tests(&mounts);
+        assert_eq!(cpu_limit_cores(&hierarchy, "/kubepods/pod/container"), Some(0.5));
+        assert_eq!(cpu_limit_cores(&hierarchy, "/kubepods"), None);
+        assert_eq!(cpu_limit_cores(&hierarchy, "/gone/away"), None);
+    }
+
+    #[test]
+    fn hybrid_hosts_keep_the_limit_in_the_v1_controller() {
+        let root = tempfile::tempdir().unwrap();
+        let cpu = root.path().join("cpu/docker/x");
+        fs::create_dir_all(&cpu).unwrap();
+        fs::create_dir_all(root.path().join("unified/docker/x")).unwrap();
+        fs::write(cpu.join("cpu.cfs_quota_us"), "30000\n").unwrap();
+        fs::write(cpu.join("cpu.cfs_period_us"), "100000\n").unwrap();
+        fs::write(root.path().join("cpu/docker/cpu.cfs_quota_us"), "-1\n").unwrap();
+        fs::write(root.path().join("cpu/docker/cpu.cfs_period_us"), "100000\n").unwrap();
+        fs::write(cpu.join("cpu.stat"), "nr_periods 40\nnr_throttled 30\nthrottled_time 123456789\n").unwrap();
+        fs::write(cpu.join("cpuacct.usage"), "987654321\n").unwrap();
+        let unified = root.path().join("unified/docker/x");
+        fs::write(unified.join("cpu.pressure"), "some avg10=0.00 avg60=0.00 avg300=0.00 total=42\nfull total=1\n")
+            .unwrap();
+        let base = root.path().display();
+        let mounts = format!(
+            "31 23 0:38 / {base}/unified rw - cgroup2 cgroup2 rw\n32 23 0:39 / {base}/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+        );
+        let hierarchy = Hierarchy::for_tests(&mounts);
+        assert_eq!(cpu_limit_cores(&hierarchy, "/docker/x"), Some(0.3));
+        let accounting = cpu_accounting(&hierarchy, "/docker/x");
+        assert_eq!(accounting.usage_ns, Some(987_654_321));
+        assert_eq!(accounting.periods, Some(40));
+        assert_eq!(accounting.throttled_periods, Some(30));
+        assert_eq!(accounting.throttled_ns, Some(123_456_789));
+        let pressure = pressure_totals(&hierarchy, "/docker/x");
+        assert_eq!(pressure, PressureTotals { cpu_us: Some(42), io_us: None, memory_us: None });
+    }
+
+    #[test]
+    fn v2_accounting_is_turned_into_nanoseconds() {
+        let stat = "usage_usec 1500\nuser_usec 1000\nnr_periods 7\nnr_throttled 2\nthrottled_usec 9\n";
+        let expected = CpuAccounting {
+            usage_ns: Some(1_500_000),
+            periods: Some(7),
+            throttled_periods: Some(2),
+            throttled_ns: Some(9_000),
+        };
+        assert_eq!(accounting(Some(stat), None, None), expected);
+        assert_eq!(accounting(None, None, None), CpuAccounting::default());
+    }
+
+    #[test]
+    fn paths_above_end_at_the_root() {
+        assert_eq!(above("/a/b/c").collect::<Vec<_>>(), ["/a/b/c", "/a/b", "/a", "/"]);
+        assert_eq!(above("/").collect::<Vec<_>>(), ["/"]);
+        assert_eq!(above("").collect::<Vec<_>>(), [""]);
+    }
+
+    #[test]
+    fn pressure_that_is_off_or_odd_is_none() {
+        assert_eq!(some_total(""), None);
+        assert_eq!(some_total("full avg10=0.00 total=3\n"), None);
+        assert_eq!(some_total("some avg10=0.00 total=x\n"), None);
+    }
+}

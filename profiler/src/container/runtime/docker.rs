@@ -1,0 +1,248 @@
+//! Docker's API, which Podman speaks too, and Docker's state files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+use bollard::errors::Error;
+use bollard::models::{ContainerInspectResponse, ContainerSummary, EventMessage, EventMessageTypeEnum};
+use bollard::query_parameters::EventsOptionsBuilder;
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::{Stream, StreamExt};
+use serde::Deserialize;
+
+use super::{Fault, Metadata, REQUEST_TIMEOUT, podman};
+use crate::container::identity::Runtime;
+
+/// A connection to Docker Engine or Podman.
+pub struct Engine {
+    client: Docker,
+    runtime: Runtime,
+}
+
+impl Engine {
+    /// Connects and finds out which of the two it is.
+    pub async fn connect(path: &Path) -> Result<Self, Fault> {
+        let path = path.to_string_lossy();
+        let client = Docker::connect_with_unix(&path, REQUEST_TIMEOUT.as_secs(), API_DEFAULT_VERSION);
+        let client = client.map_err(fault)?.negotiate_version().await.map_err(|error| match error {
+            Error::RequestTimeoutError => Fault::Hanging,
+            other => Fault::Garbage(other.to_string()),
+        })?;
+        let version = client.version().await.map_err(fault)?;
+        let runtime = if podman::is_podman(&version) { Runtime::Podman } else { Runtime::Docker };
+        Ok(Self { client, runtime })
+    }
+
+    /// All running containers.
+    pub async fn list(&self) -> Result<Vec<Metadata>, Fault> {
+        let found = self.client.list_containers(None).await.map_err(fault)?;
+        Ok(found.into_iter().filter_map(|summary| from_summary(summary, self.runtime)).collect())
+    }
+
+    /// One container; `None` if it is not known.
+    pub async fn inspect(&self, id: &str) -> Result<Option<Metadata>, Fault> {
+        match self.client.inspect_container(id, None).await {
+            Ok(answer) => Ok(from_inspect(answer, self.runtime)),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(fault(error)),
+        }
+    }
+
+    /// What containers that begin from now on are: a runtime says so before their first process runs.
+    pub fn events(&self) -> impl Stream<Item = Result<Option<Metadata>, Fault>> + Send {
+        let of_containers = HashMap::from([("type", vec!["container"])]);
+        let options = EventsOptionsBuilder::new().filters(&of_containers).build();
+        let runtime = self.runtime;
+        let events = self.client.events(Some(options));
+        events.map(move |event| event.map(|message| from_event(message, runtime)).map_err(fault))
+    }
+}
+
+fn fault(error: Error) -> Fault {
+    match error {
+        Error::RequestTimeoutError => Fault::Hanging,
+        Error::SocketNotFoundError(_) => Fault::Missing,
+        other => Fault::Failed(other.to_string()),
+    }
+}
+
+fn name_of(name: &str) -> Option<String> {
+    let name = name.trim_start_matches('/');
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+fn image_of(image: Option<String>) -> Option<String> {
+    image.filter(|image| !image.is_empty())
+}
+
+fn from_summary(summary: ContainerSummary, runtime: Runtime) -> Option<Metadata> {
+    let names = summary.names.unwrap_or_default();
+    // A linked container has further names below the other's: `/web/db`.
+    let name = names.iter().find(|name| !name.trim_start_matches('/').contains('/')).or(names.first());
+    let metadata = Metadata {
+        id: summary.id?,
+        runtime,
+        name: name.and_then(|name| name_of(name)),
+        image: image_of(summary.image),
+        labels: summary.labels.unwrap_or_default().into_iter().collect(),
+        ..Metadata::default()
+    };
+    Some(metadata.with_kubernetes_labels())
+}
+
+fn from_inspect(answer: ContainerInspectResponse, runtime: Runtime) -> Option<Metadata> {
+    let config = answer.config.unwrap_or_default();
+    let host = answer.host_config.unwrap_or_default();
+    let quota = match (host.cpu_quota, host.cpu_period) {
+        (Some(quota), Some(period)) if quota > 0 && period > 0 => Some(quota as f64 / period as f64),
+        // The kernel's default period.
+        (Some(quota), _) if quota > 0 => Some(quota as f64 / 100_000.0),
+        _ => None,
+    };
+    let metadata = Metadata {
+        id: answer.id?,
+        runtime,
+        name: answer.name.as_deref().and_then(name_of),
+        image: image_of(config.image).or(image_of(answer.image)),
+        labels: config.labels.unwrap_or_default().into_iter().collect(),
+        cpu_limit_cores: host.nano_cpus.filter(|nano| *nano > 0).map(|nano| nano as f64 / 1e9).or(quota),
+        ..Metadata::default()
+    };
+    Some(metadata.with_kubernetes_labels())
+}
+
+fn from_event(message: EventMessage, runtime: Runtime) -> Option<Metadata> {
+    let named = matches!(message.action.as_deref(), Some("create" | "init" | "start" | "rename"));
+    if message.typ != Some(EventMessageTypeEnum::CONTAINER) || !named {
+        return None;
+    }
+    let actor = message.actor?;
+    // Labels share the attributes with the event's own fields.
+    let mut labels: BTreeMap<String, String> = actor.attributes.unwrap_or_default().into_iter().collect();
+    let name = labels.remove("name");
+    let image = labels.remove("image");
+    for own in ["containerExitCode", "podId", "execID", "exitCode", "oldName"] {
+        labels.remove(own);
+    }
+    let metadata = Metadata {
+        id: actor.id?,
+        runtime,
+        name: name.as_deref().and_then(name_of),
+        image: image_of(image),
+        labels,
+        ..Metadata::default()
+    };
+    Some(metadata.with_kubernetes_labels())
+}
+
+/// The part of `config.v2.json` that names a container.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct State {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(default)]
+    name: String,
+    config: Option<StateConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct StateConfig {
+    image: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// What Docker wrote about container `id` below its data root.
+pub fn read_state(root: &Path, id: &str) -> Option<Metadata> {
+    let text = fs::read(root.join("containers").join(id).join("config.v2.json")).ok()?;
+    let state: State = serde_json::from_slice(&text).ok()?;
+    let (image, labels) = state.config.map(|config| (config.image, config.labels)).unwrap_or_default();
+    let metadata = Metadata {
+        id: state.id,
+        runtime: Runtime::Docker,
+        name: name_of(&state.name),
+        image: image_of(image),
+        labels: labels.unwrap_or_default(),
+        ..Metadata::default()
+    };
+    (metadata.id == id).then(|| metadata.with_kubernetes_labels())
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listed_container_keeps_its_own_name_and_its_pod() {
+        let text = r#"{"Id":"abc","Names":["/other/link","/web"],"Image":"nginx:1","Labels":{
+            "io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n","io.kubernetes.container.name":"c"}}"#;
+        let found = from_summary(serde_json::from_str(text).unwrap(), Runtime::Docker).unwrap();
+        assert_eq!((found.id.as_str(), found.name.as_deref()), ("abc", Some("web")));
+        assert_eq!(found.image.as_deref(), Some("nginx:1"));
+        assert_eq!(found.pod.as_deref(), Some("p"));
+        assert_eq!(found.namespace.as_deref(), Some("n"));
+        assert_eq!(found.container.as_deref(), Some("c"));
+        assert_eq!(from_summary(serde_json::from_str("{}").unwrap(), Runtime::Docker), None);
+    }
+
+    #[test]
+    fn an_inspected_container_tells_its_limit_in_cores() {
+        let inspect = |host: &str| {
+            let text = format!(
+                r#"{{"Id":"abc","Name":"/web","Image":"sha256:1","Config":{{"Image":"nginx"}},"HostConfig":{host}}}"#
+            );
+            from_inspect(serde_json::from_str(&text).unwrap(), Runtime::Podman).unwrap()
+        };
+        let found = inspect(r#"{"NanoCpus":300000000}"#);
+        assert_eq!((found.name.as_deref(), found.image.as_deref()), (Some("web"), Some("nginx")));
+        assert_eq!((found.runtime, found.cpu_limit_cores), (Runtime::Podman, Some(0.3)));
+        assert_eq!(inspect(r#"{"CpuQuota":50000,"CpuPeriod":200000}"#).cpu_limit_cores, Some(0.25));
+        assert_eq!(inspect(r#"{"CpuQuota":50000}"#).cpu_limit_cores, Some(0.5));
+        assert_eq!(inspect(r#"{"NanoCpus":0}"#).cpu_limit_cores, None);
+        assert_eq!(from_inspect(ContainerInspectResponse::default(), Runtime::Docker), None);
+    }
+
+    #[test]
+    fn the_event_of_a_beginning_container_names_it() {
+        let event = |kind: &str, action: &str| {
+            let text = format!(
+                r#"{{"Type":"{kind}","Action":"{action}","Actor":{{"ID":"abc","Attributes":{{"name":"web","image":"nginx","tier":"front","exitCode":"0"}}}}}}"#
+            );
+            from_event(serde_json::from_str(&text).unwrap(), Runtime::Docker)
+        };
+        let found = event("container", "create").unwrap();
+        assert_eq!((found.name.as_deref(), found.image.as_deref()), (Some("web"), Some("nginx")));
+        assert_eq!(found.labels, BTreeMap::from([("tier".to_owned(), "front".to_owned())]));
+        assert_eq!(event("container", "die"), None);
+        assert_eq!(event("network", "create"), None);
+        let nobody = r#"{"Type":"container","Action":"start"}"#;
+        assert_eq!(from_event(serde_json::from_str(nobody).unwrap(), Runtime::Docker), None);
+    }
+
+    #[test]
+    fn state_files_name_a_container_when_the_daemon_does_not() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("containers/abc");
+        fs::create_dir_all(&directory).unwrap();
+        assert_eq!(read_state(root.path(), "abc"), None);
+        let text = r#"{"ID":"abc","Name":"/web","Config":{"Image":"nginx","Labels":{"a":"b"}},"Path":"sh"}"#;
+        fs::write(directory.join("config.v2.json"), text).unwrap();
+        let found = read_state(root.path(), "abc").unwrap();
+        assert_eq!((found.name.as_deref(), found.image.as_deref()), (Some("web"), Some("nginx")));
+        assert_eq!(found.labels["a"], "b");
+        fs::write(directory.join("config.v2.json"), &text[..20]).unwrap();
+        assert_eq!(read_state(root.path(), "abc"), None);
+        fs::write(directory.join("config.v2.json"), r#"{"ID":"another"}"#).unwrap();
+        assert_eq!(read_state(root.path(), "abc"), None);
+    }
+
+    #[test]
+    fn errors_of_the_client_become_named_faults() {
+        assert_eq!(fault(Error::RequestTimeoutError), Fault::Hanging);
+        assert_eq!(fault(Error::SocketNotFoundError(String::new())), Fault::Missing);
+        assert!(matches!(fault(Error::APIVersionParseError {}), Fault::Failed(_)));
+    }
+}
