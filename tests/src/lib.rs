@@ -1,5 +1,20 @@
 //! The whole program against a real kernel and real containers: what every test needs.
 //!
+//! - [`requirement`]: may this test run here, and alone
+//! - [`workload`]: a program of `examples` with a known answer
+//! - [`cgroup`]: a container without a runtime: a cgroup that looks like one
 //! - [`containers`]: private container runtimes with real containers, and [`require!`] for tests that need them
+//! - [`program`]: the profiler, run as a user runs it
+//! - [`report`] and [`pprof`]: what it wrote, read by other code than wrote it
+//! - [`observation`]: workloads, recorded from before their work to after it
+//! - [`figures`]: is one figure close enough to another
 
+pub mod cgroup;
 pub mod containers;
+pub mod figures;
+pub mod observation;
+pub mod pprof;
+pub mod program;
+pub mod report;
+pub mod requirement;
+pub mod workload;
