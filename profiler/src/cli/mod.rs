@@ -9,6 +9,7 @@ mod export;
 mod flamegraph;
 mod input;
 mod man;
+pub mod record;
 mod report;
 
 use std::ffi::OsString;
@@ -31,6 +32,8 @@ pub struct Cli {
 // the program itself.
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Measure this host, some containers, some processes or one command
+    Record(record::Args),
     /// Draw a recording as an interactive flamegraph (SVG)
     Flamegraph(flamegraph::Args),
     /// Say where the time went: ledger, hottest functions, longest waits, system calls
@@ -93,7 +96,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>
     match dispatch(cli.verb) {
         Ok(status) => status,
         Err(error) => {
-            drop(writeln!(io::stderr(), "error: {error:#}"));
+            print_error(&error);
             if input::is_wrong_usage(&error) { Status::WrongUsage } else { Status::Failed }
         }
     }
@@ -101,6 +104,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>
 
 fn dispatch(verb: Verb) -> anyhow::Result<Status> {
     match verb {
+        Verb::Record(args) => record::run(args),
         Verb::Flamegraph(args) => flamegraph::run(args),
         Verb::Report(args) => report::run(args),
         Verb::Export(args) => export::run(args),
@@ -108,4 +112,14 @@ fn dispatch(verb: Verb) -> anyhow::Result<Status> {
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
     }
+}
+
+/// Says on standard error what went wrong. Where not even that can be written, nobody reads it.
+fn print_error(error: &anyhow::Error) {
+    drop(writeln!(io::stderr(), "error: {error:#}"));
+}
+
+/// Says on standard error what is not as it should be.
+fn print_warning(warning: &str) {
+    drop(writeln!(io::stderr(), "warning: {warning}"));
 }

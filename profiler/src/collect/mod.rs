@@ -1,1 +1,461 @@
 //! Runs a collection: raw windows from the kernel in, a resolved profile out.
+//!
+//! [`Collection::start`] begins; [`Collection::poll`], called a few dozen times a second, takes what has gathered and
+//! gives addresses their place in files while their processes live; [`Collection::finish`] ends the last window and
+//! gives everything its name.
+
+mod assemble;
+mod command;
+mod gaps;
+mod machine;
+mod stacks;
+
+pub use command::{CommandError, HeldCommand, Outcome, displayed};
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use profiler_ebpf::Part;
+use rustc_hash::FxHashMap;
+use thiserror::Error;
+
+use crate::{
+    container::{CgroupId, ContainerError, ContainerKey, ContainerResolver, ResolverOptions, Selection, Version, limits},
+    kernel::{
+        Counter, Event, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordKind,
+        filter,
+    },
+    process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, walk_thread},
+    profile::{OffCpuReason, Profile},
+    symbol::{self, SymbolError, Symbolizer},
+};
+use gaps::{Gap, GapJoin};
+use stacks::{RawStackId, StackStore, UserPart};
+
+/// Length of a window within a long collection: keeps counts within their 32 bits and losses local.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// How long names of containers are waited for, before filters are checked and at the end.
+const NAMES_AT_START: Duration = Duration::from_millis(1500);
+const NAMES_AT_END: Duration = Duration::from_millis(1500);
+
+/// What to collect, and of whom.
+#[derive(Debug, Clone)]
+pub struct CollectOptions {
+    /// Sample on-CPU stacks.
+    pub on_cpu: bool,
+    /// Sample off-CPU stacks.
+    pub off_cpu: bool,
+    /// Count syscalls.
+    pub syscalls: bool,
+    /// On-CPU sampling frequency in hertz.
+    pub frequency_hz: u32,
+    /// T: gaps shorter than this are sampled with probability gap / T.
+    pub offcpu_threshold: Duration,
+    /// Whether frames carry file and line, and inlined frames.
+    pub lines: bool,
+    /// Whether outputs show threads' names.
+    pub threads: bool,
+    /// Which containers.
+    pub selection: Selection,
+    /// The filters as the user wrote them.
+    pub filters: Vec<String>,
+    /// Which processes, with their children; all if there are none.
+    pub processes: Vec<u32>,
+    /// How to find containers.
+    pub containers: ResolverOptions,
+    /// Name of this node.
+    pub node: Option<String>,
+    /// Write the kernel programs' debugging messages to the log.
+    pub kernel_log: bool,
+    /// Make maps so small that losses occur.
+    pub tiny_maps: bool,
+}
+
+/// Why a collection cannot run.
+#[derive(Debug, Error)]
+pub enum CollectError {
+    /// The kernel side.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Containers.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// Processes.
+    #[error(transparent)]
+    Tracker(#[from] TrackerError),
+    /// Symbols.
+    #[error(transparent)]
+    Symbol(#[from] SymbolError),
+    /// A process to be measured does not exist.
+    #[error("there is no process {0}; `ps` shows which there are")]
+    NoProcess(u32),
+}
+
+/// On whose account something is: container index, process and thread name.
+type Owner = (u32, u32, Arc<str>, Arc<str>);
+
+/// A collection under way.
+pub struct Collection {
+    options: CollectOptions,
+    kernel: Kernel,
+    resolver: ContainerResolver,
+    tracker: Tracker,
+    symbolizer: Symbolizer,
+    stacks: StackStore,
+    gaps: GapJoin,
+    threads: FxHashMap<[u8; 16], Arc<str>>,
+    on_cpu: FxHashMap<(Owner, RawStackId), u64>,
+    off_cpu: FxHashMap<(Owner, RawStackId, OffCpuReason), (f64, f64)>,
+    windows: Vec<RawWindow>,
+    window_began: Instant,
+    /// Next container index to look at: they are given in order.
+    next_container: u32,
+    /// Indices that no verdict was given for yet.
+    undecided: Vec<u32>,
+    pressure: BTreeMap<ContainerKey, limits::PressureTotals>,
+    start_ns: u64,
+    /// `u64::MAX` until the last window has ended.
+    end_ns: u64,
+    start_unix_ns: u64,
+    steal_ns: u64,
+    own_cpu_ns: u64,
+    warnings: Vec<String>,
+}
+
+impl Collection {
+    /// Loads, attaches and begins.
+    pub fn start(options: CollectOptions) -> Result<Self, CollectError> {
+        if let Some(pid) = options.processes.iter().find(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
+            return Err(CollectError::NoProcess(*pid));
+        }
+        let own_cpu_ns = machine::own_cpu_ns();
+        let mut resolver = ContainerResolver::start(options.containers.clone())?;
+        let tracker = Tracker::spawn(TrackerOptions::default())?;
+        let symbolizer = Symbolizer::spawn(symbol::Options { lines: options.lines, ..symbol::Options::default() })?;
+        let filtered = !options.selection.is_everything();
+        if filtered {
+            resolver.settle(NAMES_AT_START);
+            options.selection.check(&resolver.describe_all())?;
+        }
+        let kernel = Kernel::start(KernelOptions {
+            frequency_hz: options.on_cpu.then_some(options.frequency_hz),
+            off_cpu: options.off_cpu,
+            syscalls: options.syscalls,
+            offcpu_threshold: options.offcpu_threshold,
+            hierarchy: match &resolver.hierarchy().version {
+                Version::V2 => HierarchyKind::V2,
+                Version::V1 { controller, number } => {
+                    HierarchyKind::V1 { controller: controller.clone(), number: *number }
+                }
+            },
+            cgroups: resolver.cgroups().len(),
+            filter_containers: filtered,
+            processes: options.processes.clone(),
+            kernel_log: options.kernel_log,
+            tiny_maps: options.tiny_maps,
+        })?;
+        symbolizer.warm_up()?;
+        let mut this = Self {
+            start_ns: kernel.window_start_ns(),
+            end_ns: u64::MAX,
+            start_unix_ns: unix_ns(),
+            steal_ns: machine::steal_ns(),
+            own_cpu_ns,
+            options,
+            kernel,
+            resolver,
+            tracker,
+            symbolizer,
+            stacks: StackStore::default(),
+            gaps: GapJoin::default(),
+            threads: FxHashMap::default(),
+            on_cpu: FxHashMap::default(),
+            off_cpu: FxHashMap::default(),
+            windows: Vec::new(),
+            window_began: Instant::now(),
+            next_container: profiler_ebpf::CONTAINER_FIRST,
+            undecided: Vec::new(),
+            pressure: BTreeMap::new(),
+            warnings: Vec::new(),
+        };
+        this.follow_containers();
+        this.note_pressure();
+        Ok(this)
+    }
+
+    /// Takes what has gathered. To be called at least every 50 ms: the rings hold not much more.
+    pub fn poll(&mut self) -> Result<(), CollectError> {
+        self.take_events();
+        self.take_records()?;
+        self.follow_containers();
+        if self.window_began.elapsed() >= WINDOW {
+            self.end_window()?;
+            if let Err(error) = self.kernel.follow_cpus() {
+                tracing::warn!("{error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// What the user should know, since the last call.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        let mut warnings = std::mem::take(&mut self.warnings);
+        warnings.extend(self.resolver.take_warnings());
+        warnings
+    }
+
+    /// On-CPU samples taken so far, for progress.
+    pub fn samples(&self) -> u64 {
+        self.on_cpu.values().sum()
+    }
+
+    /// Ends the collection and gives everything its name.
+    pub fn finish(mut self) -> Result<Profile, CollectError> {
+        self.kernel.stop_sampling();
+        self.take_events();
+        self.take_records()?;
+        self.end_window()?;
+        self.end_ns = self.windows.last().map_or(u64::MAX, |window| window.end_ns);
+        self.take_records()?;
+        self.follow_containers();
+        for gap in std::mem::take(&mut self.gaps).finish() {
+            self.account_gap(gap)?;
+        }
+        self.stacks.locate(&self.tracker)?;
+        self.resolver.finish(NAMES_AT_END);
+        self.assemble()
+    }
+
+    fn end_window(&mut self) -> Result<(), CollectError> {
+        self.window_began = Instant::now();
+        let mut window = self.kernel.end_window()?;
+        for record in std::mem::take(&mut window.open_gaps) {
+            self.account_open_gap(record)?;
+        }
+        self.stacks.locate(&self.tracker)?;
+        if !window.grace_by_kernel && self.windows.is_empty() {
+            self.warnings.push(
+                "the kernel refuses membarrier(GLOBAL) (a nohz_full host?): the ends of windows are waited out for 50 ms \
+                 instead"
+                    .to_owned(),
+            );
+        }
+        self.windows.push(window);
+        Ok(())
+    }
+
+    fn take_events(&mut self) {
+        let mut events: Vec<Event> = Vec::new();
+        self.kernel.drain_events(|event| events.push(event));
+        for event in events {
+            match event.kind {
+                kind if kind == EventKind::Exec as u32 => self.stacks.exec(event.pid),
+                kind if kind == EventKind::CgroupCreated as u32 => {
+                    let path = event.path.get(..event.path_bytes as usize).unwrap_or_default();
+                    let path = String::from_utf8_lossy(path);
+                    self.resolver.cgroup_created(CgroupId(event.cgroup), Some(path.as_ref()));
+                }
+                kind if kind == EventKind::CgroupRemoved as u32 => {
+                    self.resolver.cgroup_removed(CgroupId(event.cgroup));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets the resolver ask for the names of containers as soon as they are seen, and gives filters' verdicts.
+    fn follow_containers(&mut self) {
+        while self.next_container < self.kernel.containers() {
+            let Some(cgroup) = self.kernel.cgroup_of(self.next_container) else { break };
+            self.resolver.container_of(CgroupId(cgroup));
+            self.undecided.push(self.next_container);
+            self.next_container += 1;
+        }
+        if self.options.selection.is_everything() {
+            self.undecided.clear();
+        }
+        if self.undecided.is_empty() {
+            return;
+        }
+        let all = self.resolver.describe_all();
+        let (kernel, resolver, selection) = (&self.kernel, &mut self.resolver, &self.options.selection);
+        self.undecided.retain(|index| {
+            let Some(cgroup) = kernel.cgroup_of(*index) else { return true };
+            let key = resolver.container_of(CgroupId(cgroup));
+            let Some(container) = all.iter().find(|container| container.key == key) else { return true };
+            let verdict = if selection.matches(container) { filter::KEEP } else { filter::DROP };
+            // A container may get its name later than its cgroup: until then it is measured.
+            let nameless = matches!(key, ContainerKey::Container(_)) && container.container.is_none();
+            if verdict == filter::KEEP || !nameless {
+                kernel.set_filter(*index, verdict);
+                return false;
+            }
+            true
+        });
+        if !self.options.selection.is_everything() {
+            // Kernel threads and what has no index of its own are the host's.
+            let host = all.iter().any(|one| one.key == ContainerKey::Host && selection.matches(one));
+            let verdict = if host { filter::KEEP } else { filter::DROP };
+            self.kernel.set_filter(profiler_ebpf::CONTAINER_KERNEL, verdict);
+            self.kernel.set_filter(profiler_ebpf::CONTAINER_OVERFLOW, verdict);
+        }
+    }
+
+    fn note_pressure(&mut self) {
+        for container in self.resolver.describe_all() {
+            let totals = limits::pressure_totals(self.resolver.hierarchy(), &container.cgroup);
+            self.pressure.insert(container.key, totals);
+        }
+    }
+
+    fn take_records(&mut self) -> Result<(), CollectError> {
+        let (mut samples, mut gaps) = (Vec::new(), Vec::new());
+        self.kernel.drain_records(|record| {
+            if record.header.kind == RecordKind::OnCpu as u16 { samples.push(record) } else { gaps.push(record) }
+        });
+        for record in samples {
+            self.account_sample(record)?;
+        }
+        for gap in self.gaps.join(gaps) {
+            self.account_gap(gap)?;
+        }
+        self.stacks.locate(&self.tracker)?;
+        Ok(())
+    }
+
+    fn owner(&mut self, record: &Record) -> Result<Owner, CollectError> {
+        let header = &record.header;
+        let thread =
+            self.threads.entry(header.comm).or_insert_with(|| record.thread_name().into()).clone();
+        let command = self.stacks.command(&self.tracker, header.pid, header.time_ns, &thread)?;
+        Ok((header.container, header.pid, command, thread))
+    }
+
+    fn account_sample(&mut self, record: Record) -> Result<(), CollectError> {
+        let owner = self.owner(&record)?;
+        let user = gaps::user_part(record.header.user_bytes, &record.user);
+        let stack = self.stacks.intern(record.header.pid, record.header.time_ns, record.kernel, user);
+        *self.on_cpu.entry((owner, stack)).or_default() += 1;
+        Ok(())
+    }
+
+    fn account_gap(&mut self, gap: Gap) -> Result<(), CollectError> {
+        let header = gap.record.header;
+        let owner = self.owner(&gap.record)?;
+        let stack = self.stacks.intern(header.pid, header.time_ns, gap.record.kernel, gap.user);
+        let total_ns = header.blocked_ns + header.runnable_self_ns + header.runnable_other_ns + header.throttled_ns;
+        let threshold_ns = self.options.offcpu_threshold.as_nanos() as f64;
+        let weight = (threshold_ns / total_ns.max(1) as f64).max(1.0) * self.share_inside(&gap.record.header);
+        self.add_parts(&owner, stack, &header, weight);
+        Ok(())
+    }
+
+    /// The share of a gap that lies inside the collection: gaps may begin before it and end after it.
+    fn share_inside(&self, header: &crate::kernel::RecordHeader) -> f64 {
+        share_inside(header.gap_start_ns, header.time_ns, self.start_ns, self.end_ns)
+    }
+
+    fn account_open_gap(&mut self, record: Record) -> Result<(), CollectError> {
+        let header = record.header;
+        let user = if header.ip == 0 {
+            UserPart::None
+        } else {
+            let registers = Registers { ip: header.ip, sp: header.sp, bp: header.fp };
+            let stack = walk_thread(Pid(header.pid), registers);
+            if is_still_there(&header) { UserPart::Taken(stack.addresses) } else { UserPart::Missing("moved_on") }
+        };
+        for gap in self.gaps.complete_open(header.tid, header.sequence, &user) {
+            self.account_gap(gap)?;
+        }
+        let owner = self.owner(&record)?;
+        let stack = self.stacks.intern(header.pid, header.time_ns, record.kernel, user);
+        self.add_parts(&owner, stack, &header, 1.0);
+        Ok(())
+    }
+
+    fn add_parts(&mut self, owner: &Owner, stack: RawStackId, header: &crate::kernel::RecordHeader, weight: f64) {
+        let parts = [
+            (blocked_reason(header.reason), header.blocked_ns),
+            (OffCpuReason::RunnableSelf, header.runnable_self_ns),
+            (OffCpuReason::RunnableOther, header.runnable_other_ns),
+            (OffCpuReason::Throttled, header.throttled_ns),
+        ];
+        for (reason, ns) in parts.into_iter().filter(|(_, ns)| *ns > 0) {
+            let sum = self.off_cpu.entry((owner.clone(), stack, reason)).or_default();
+            sum.0 += ns as f64 * weight;
+            sum.1 += weight;
+        }
+    }
+}
+
+/// The share of [`from`, `to`] that lies in [`start`, `end`].
+fn share_inside(from: u64, to: u64, start: u64, end: u64) -> f64 {
+    if to <= from {
+        return if (start..=end).contains(&to) { 1.0 } else { 0.0 };
+    }
+    to.min(end).saturating_sub(from.max(start)) as f64 / (to - from) as f64
+}
+
+/// Whether the thread still stands where the iterator saw it, so that the stack just read is the one it waited in.
+fn is_still_there(header: &crate::kernel::RecordHeader) -> bool {
+    // `NUMBER ARGUMENTS… SP IP` while blocked in a syscall, `-1 SP IP` while blocked elsewhere, `running` otherwise.
+    let path = format!("/proc/{}/task/{}/syscall", header.pid, header.tid);
+    let Ok(text) = std::fs::read_to_string(path) else { return true };
+    stands_at(&text, header.sp, header.ip)
+}
+
+fn stands_at(syscall: &str, sp: u64, ip: u64) -> bool {
+    let words: Vec<&str> = syscall.split_ascii_whitespace().collect();
+    let [.., at_sp, at_ip] = words.as_slice() else { return false };
+    let hex = |word: &str| word.strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    hex(at_sp) == Some(sp) && hex(at_ip) == Some(ip)
+}
+
+fn blocked_reason(part: u8) -> OffCpuReason {
+    match u32::from(part) {
+        part if part == Part::BlockedLock as u32 => OffCpuReason::Lock,
+        part if part == Part::BlockedDisk as u32 => OffCpuReason::Disk,
+        part if part == Part::BlockedNetwork as u32 => OffCpuReason::Network,
+        part if part == Part::BlockedSleep as u32 => OffCpuReason::Sleep,
+        _ => OffCpuReason::Other,
+    }
+}
+
+fn unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+}
+
+/// Sum of a counter over windows.
+fn counted(windows: &[RawWindow], counter: Counter) -> u64 {
+    windows.iter().map(|window| window.counter(counter)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_counts_as_far_as_it_lies_inside() {
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        assert!(close(share_inside(10, 20, 0, 100), 1.0));
+        assert!(close(share_inside(0, 20, 10, 100), 0.5));
+        assert!(close(share_inside(90, 110, 0, 100), 0.5));
+        assert!(close(share_inside(100, 120, 0, 100), 0.0));
+        assert!(close(share_inside(5, 5, 0, 100), 1.0));
+        assert!(close(share_inside(0, 200, 50, 100), 0.25));
+    }
+
+    #[test]
+    fn a_thread_that_moved_on_is_told_from_one_that_stands() {
+        assert!(stands_at("0 0x3 0x7f 0x1 0x0 0x0 0x0 0x7ffe10 0x4567\n", 0x7f_fe10, 0x4567));
+        assert!(!stands_at("0 0x3 0x7f 0x1 0x0 0x0 0x0 0x7ffe10 0x4568\n", 0x7f_fe10, 0x4567));
+        assert!(stands_at("-1 0x10 0x20\n", 0x10, 0x20));
+        assert!(!stands_at("running\n", 0x10, 0x20));
+        assert!(!stands_at("", 0, 0));
+    }
+}

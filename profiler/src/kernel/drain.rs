@@ -125,6 +125,11 @@ impl Kernel {
         self.end_window().map(drop)
     }
 
+    /// Start of the current window (CLOCK_MONOTONIC, ns).
+    pub fn window_start_ns(&self) -> u64 {
+        self.so_far.window_start_ns
+    }
+
     /// Stops sampling, so that the last window's samples and their expectation belong together.
     pub fn stop_sampling(&mut self) {
         if let Some(sampler) = &self.sampler {

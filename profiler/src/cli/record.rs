@@ -1,0 +1,294 @@
+//! `profiler record`: measures this host, some containers, some processes, or one command.
+
+use std::{
+    ffi::OsString,
+    io::{IsTerminal, stderr},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Status, WrongUsage, containers::ContainerSources};
+use crate::{
+    collect::{CollectOptions, Collection, CommandError, HeldCommand, Outcome, displayed},
+    container,
+    output::{self, Format, Kind, Lines, Threads, WriteOptions, destination},
+};
+
+/// Time between two looks into the rings.
+const POLL: Duration = Duration::from_millis(40);
+
+/// Highest sampling frequency: beyond it the samples themselves are most of what is measured.
+const MOST_HZ: u32 = 10_000;
+
+/// Exit statuses that `env` and `nohup` use as well.
+const RECORDING_FAILED: u8 = 125;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// `profiler record`
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How long to record: 300ms, 10s, 5m, 1h [default: 10s, or as long as the command runs]
+    #[arg(short, long, env = "PROFILER_DURATION", value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// On-CPU samples a second on each CPU
+    #[arg(short = 'F', long, env = "PROFILER_FREQUENCY", default_value_t = 99,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_HZ)))]
+    frequency: u32,
+    /// Where to write; the extension picks the format: .profile, .svg, .folded, .pb.gz, .json, .speedscope.json, .txt, .md
+    #[arg(short, long, env = "PROFILER_OUTPUT", default_value = "recording.profile")]
+    output: PathBuf,
+    /// Sample on-CPU stacks
+    #[arg(long, env = "PROFILER_CPU")]
+    cpu: bool,
+    /// Sample off-CPU stacks
+    #[arg(long, env = "PROFILER_OFFCPU")]
+    offcpu: bool,
+    /// Count syscalls: latency, errors, bytes
+    #[arg(long, env = "PROFILER_SYSCALLS")]
+    syscalls: bool,
+    /// Only containers with this name, id prefix or glob; may be repeated
+    #[arg(long, env = "PROFILER_CONTAINER", value_name = "PATTERN", value_delimiter = ',')]
+    container: Vec<String>,
+    /// Only containers of pods with this name or glob; may be repeated
+    #[arg(long, env = "PROFILER_POD", value_name = "PATTERN", value_delimiter = ',')]
+    pod: Vec<String>,
+    /// Only containers of this Kubernetes namespace or glob; may be repeated
+    #[arg(long, env = "PROFILER_NAMESPACE", value_name = "PATTERN", value_delimiter = ',')]
+    namespace: Vec<String>,
+    /// Only this process and the children it will have; may be repeated
+    #[arg(short, long, env = "PROFILER_PID", value_delimiter = ',')]
+    pid: Vec<u32>,
+    /// Which stacks .svg and .folded hold [default: on-CPU where recorded, else off-CPU]
+    #[arg(long, env = "PROFILER_KIND")]
+    kind: Option<Kind>,
+    /// Show threads' names below their process
+    #[arg(long, env = "PROFILER_THREADS")]
+    threads: bool,
+    /// Look up file, line and inlined functions (takes more memory)
+    #[arg(long, env = "PROFILER_LINES")]
+    lines: bool,
+    /// Off-CPU gaps shorter than this are sampled in proportion to their length; longer ones are all kept
+    #[arg(long, env = "PROFILER_OFFCPU_THRESHOLD", default_value = "1ms", value_parser = parse_threshold)]
+    offcpu_threshold: Duration,
+    /// Name of this node in the output [default: the host's name]
+    #[arg(long, env = "PROFILER_NODE")]
+    node: Option<String>,
+    /// Log what the kernel programs do (debugging)
+    #[arg(long, env = "PROFILER_KERNEL_LOG")]
+    kernel_log: bool,
+    /// Make kernel maps so small that losses occur (testing)
+    #[arg(long, env = "PROFILER_TINY_MAPS", hide = true, value_parser = clap::builder::FalseyValueParser::new(),
+          num_args = 0..=1, default_missing_value = "1", default_value = "0")]
+    tiny_maps: bool,
+    #[command(flatten)]
+    sources: ContainerSources,
+    /// Profile this command and its children until it ends
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Records and writes.
+pub fn run(args: Args) -> anyhow::Result<Status> {
+    // Everything that can be refused is refused before anything is measured, and before there is a second thread.
+    let format = Format::from_path(&args.output).map_err(|error| WrongUsage(error.to_string()))?;
+    destination::check(&args.output)?;
+    let of_command = !args.command.is_empty();
+    match record(args, format) {
+        Err(error) if of_command => match error.downcast_ref::<CommandError>() {
+            Some(CommandError::NotFound { .. }) => Ok(failed_with(&error, NOT_FOUND)),
+            Some(CommandError::NotExecutable { .. }) => Ok(failed_with(&error, NOT_EXECUTABLE)),
+            _ => Ok(failed_with(&error, RECORDING_FAILED)),
+        },
+        result => result,
+    }
+}
+
+fn failed_with(error: &anyhow::Error, status: u8) -> Status {
+    super::print_error(error);
+    Status::Command(status)
+}
+
+fn record(args: Args, format: Format) -> anyhow::Result<Status> {
+    let mut command = if args.command.is_empty() { None } else { Some(HeldCommand::hold(&args.command)?) };
+    let stop = stop_on_signals()?;
+    let mut collection = Collection::start(options(&args, command.as_ref())?)?;
+    if let Some(command) = &mut command {
+        command.release()?;
+    }
+    let outcome = watch(&mut collection, command.as_mut(), duration(&args), &stop)?;
+    let interrupted = stop.load(Ordering::Relaxed);
+    let profile = collection.finish()?;
+    let options = WriteOptions {
+        kind: args.kind,
+        threads: if args.threads { Threads::Named } else { Threads::Together },
+        lines: if args.lines { Lines::Shown } else { Lines::Hidden },
+        ..WriteOptions::default()
+    };
+    output::write_as(&profile, format, &args.output, &options)
+        .with_context(|| format!("recorded, but not written to {}", args.output.display()))?;
+    tracing::info!("wrote {}", args.output.display());
+    Ok(match outcome {
+        Some(outcome) => Status::Command(outcome.status()),
+        None if interrupted => Status::Interrupted,
+        None => Status::Done,
+    })
+}
+
+fn options(args: &Args, command: Option<&HeldCommand>) -> anyhow::Result<CollectOptions> {
+    let all = !(args.cpu || args.offcpu || args.syscalls);
+    let flags = [("--container", &args.container), ("--pod", &args.pod), ("--namespace", &args.namespace)];
+    let mut filters: Vec<String> = flags
+        .into_iter()
+        .flat_map(|(flag, patterns)| patterns.iter().map(move |pattern| format!("{flag} {pattern}")))
+        .chain(args.pid.iter().map(|pid| format!("--pid {pid}")))
+        .collect();
+    let mut processes = args.pid.clone();
+    if let Some(command) = command {
+        processes.push(command.pid());
+        filters.push(format!("-- {}", displayed(&args.command)));
+    }
+    Ok(CollectOptions {
+        on_cpu: all || args.cpu,
+        off_cpu: all || args.offcpu,
+        syscalls: all || args.syscalls,
+        frequency_hz: args.frequency,
+        offcpu_threshold: args.offcpu_threshold,
+        lines: args.lines,
+        threads: args.threads,
+        selection: container::Selection::parse(&args.container, &args.pod, &args.namespace)?,
+        filters,
+        processes,
+        containers: args.sources.options()?,
+        node: args.node.clone(),
+        kernel_log: args.kernel_log,
+        tiny_maps: args.tiny_maps,
+    })
+}
+
+/// How long to record; `None` for as long as the command runs.
+fn duration(args: &Args) -> Option<Duration> {
+    args.duration.or_else(|| args.command.is_empty().then_some(Duration::from_secs(10)))
+}
+
+/// Polls until the time is up, the command has ended or a signal says stop.
+fn watch(
+    collection: &mut Collection,
+    mut command: Option<&mut HeldCommand>,
+    duration: Option<Duration>,
+    stop: &AtomicBool,
+) -> anyhow::Result<Option<Outcome>> {
+    let began = Instant::now();
+    let progress = Progress::start(duration);
+    loop {
+        let elapsed = began.elapsed();
+        collection.poll()?;
+        progress.show(elapsed, collection);
+        if let Some(command) = command.as_deref_mut()
+            && let Some(outcome) = command.poll().context("cannot wait for the command")?
+        {
+            return Ok(Some(outcome));
+        }
+        let left = duration.map_or(POLL, |duration| duration.saturating_sub(began.elapsed()));
+        // A signal for the whole foreground group ends the command as well: its status is the one to report.
+        if left.is_zero() || (stop.load(Ordering::Relaxed) && command.is_none()) {
+            return Ok(None);
+        }
+        std::thread::sleep(left.min(POLL));
+    }
+}
+
+/// A flag that SIGINT and SIGTERM raise.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
+    }
+    Ok(stop)
+}
+
+/// The progress line, where somebody watches.
+struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    fn start(duration: Option<Duration>) -> Self {
+        if !stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = duration.map_or_else(ProgressBar::new_spinner, |duration| {
+            let style = ProgressStyle::with_template("{msg} {wide_bar} {elapsed} of {prefix}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(duration.as_millis() as u64).with_style(style).with_prefix(format!("{duration:?}"))
+        });
+        Self(Some(bar))
+    }
+
+    fn show(&self, elapsed: Duration, collection: &mut Collection) {
+        let warnings = collection.take_warnings();
+        let Some(bar) = &self.0 else {
+            for warning in warnings {
+                super::print_warning(&warning);
+            }
+            return;
+        };
+        for warning in warnings {
+            bar.suspend(|| super::print_warning(&warning));
+        }
+        bar.set_position(elapsed.as_millis() as u64);
+        bar.set_message(format!("recording, {} samples", collection.samples()));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// `300ms`, `10s`, `1.5m`, `2h`; a bare number is seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit.trim() {
+        "us" | "µs" => 1e-6,
+        "ms" => 1e-3,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("`{unit}` is no unit of time; use us, ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| "a number with a unit is wanted, such as 300ms, 10s or 5m".to_owned())?;
+    let duration = Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())?;
+    if duration.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(duration) }
+}
+
+/// T: at most 4 s, so that the kernel programs can multiply with it.
+fn parse_threshold(text: &str) -> Result<Duration, String> {
+    let threshold = parse_duration(text)?;
+    if threshold > Duration::from_secs(4) { Err("at most 4s".to_owned()) } else { Ok(threshold) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_numbers_with_a_unit() {
+        assert_eq!(parse_duration("300ms"), Ok(Duration::from_millis(300)));
+        assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("2"), Ok(Duration::from_secs(2)));
+        for wrong in ["", "s", "5 parsecs", "0s", "-1s", "1e30h"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_threshold("5s").is_err());
+    }
+}

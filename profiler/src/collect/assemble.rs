@@ -1,0 +1,560 @@
+//! The profile: accounts by container, samples with names, coverage. In: everything that was collected. Out: the model.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use profiler_ebpf::{
+    CONTAINER_FIRST, CONTAINER_IDLE, CONTAINER_KERNEL, CONTAINER_OVERFLOW, Part,
+    account::{ERRNO_RESTART, ERRNOS},
+};
+use rustc_hash::FxHashMap;
+
+use super::{CollectError, Collection, Owner, counted, machine, stacks::RawStack};
+use crate::{
+    container::{CgroupId, ContainerKey, Description, limits},
+    kernel::{Counter, LedgerAccount, RawWindow, SyscallAccount, syscalls},
+    process::{Leaf, Location, kernel_locations},
+    profile::{
+        Container, ContainerIndex, Coverage, CpuSampleCoverage, Errno, Frame, FrameId, FrameKind, Histogram, Ledger,
+        OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process, ProcessIndex, Profile,
+        RunQueue, Settings, StackId, StackTable, SyscallCoverage, SyscallStats, TextId, Wait, WaitedBehind, Window,
+    },
+    symbol::ResolvedFrames,
+};
+
+/// `ERESTARTSYS` in outputs: the first of the kernel's codes for calls that are restarted.
+const ERESTARTSYS: u16 = 512;
+
+/// Longest lists of a container in the profile.
+const MOST_WAITS: usize = 20;
+
+/// Outermost functions that a whole user stack ends in: program and thread entries of the C library and of runtimes.
+const ROOTS: [&str; 16] = [
+    "_start",
+    "__libc_start_main",
+    "__libc_start_call_main",
+    "main",
+    "start_thread",
+    "clone",
+    "__clone",
+    "clone3",
+    "__clone3",
+    "_dl_start_user",
+    "_dl_start",
+    "runtime.goexit",
+    "runtime.mstart",
+    "runtime.rt0_go",
+    "_rt0_amd64",
+    "__restore_rt",
+];
+
+/// A stack of the profile.
+struct NamedStack {
+    id: StackId,
+    /// Why its user part is not whole; `None` where it is, or there is none.
+    incomplete: Option<&'static str>,
+    /// Whether there is a user part or a reason why not.
+    has_user: bool,
+    frames: u64,
+    named: u64,
+}
+
+/// Containers of the profile, by everything that may stand for one.
+struct Containers {
+    list: Vec<Container>,
+    by_index: FxHashMap<u32, usize>,
+    /// Names of indices for `waited_behind`.
+    names: FxHashMap<u32, String>,
+}
+
+impl Collection {
+    pub(super) fn assemble(mut self) -> Result<Profile, CollectError> {
+        let mut table = StackTable::default();
+        let stacks = std::mem::take(&mut self.stacks).into_stacks();
+        let named = self.name_stacks(&stacks, &mut table)?;
+        let (start_ns, end_ns) = (self.start_ns, self.end_ns);
+        let duration_ns = end_ns.saturating_sub(start_ns);
+        let mut containers = self.containers(duration_ns);
+        let mut profile = Profile {
+            window: Window { start_unix_ns: self.start_unix_ns, duration_ns },
+            host: machine::host(self.options.node.clone()),
+            settings: self.settings(),
+            overhead: self.overhead(),
+            ..Profile::default()
+        };
+        profile.host.steal_ns = machine::steal_ns().saturating_sub(self.steal_ns);
+        profile.coverage = self.coverage();
+        for window in &self.windows {
+            add_window(&mut containers, window);
+        }
+        let mut owners = Owners::default();
+        self.add_on_cpu(&mut profile, &mut containers, &mut table, &mut owners, &named);
+        self.add_off_cpu(&mut profile, &mut containers, &mut table, &mut owners, &named);
+        profile.processes = owners.list;
+        for container in &mut containers.list {
+            finish_container(container);
+        }
+        profile.coverage.off_cpu.time_ns =
+            containers.list.iter().map(|container| container.ledger.off_cpu_ns()).sum();
+        profile.containers = containers.list;
+        profile.stacks = table;
+        drop_empty(&mut profile);
+        Ok(profile)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            on_cpu: self.options.on_cpu,
+            off_cpu: self.options.off_cpu,
+            syscalls: self.options.syscalls,
+            frequency_hz: self.options.frequency_hz,
+            offcpu_threshold_ns: self.options.offcpu_threshold.as_nanos() as u64,
+            threads: self.options.threads,
+            lines: self.options.lines,
+            filters: self.options.filters.clone(),
+        }
+    }
+
+    fn overhead(&self) -> Overhead {
+        let mut programs: BTreeMap<String, u64> = BTreeMap::new();
+        let mut counted = false;
+        for window in &self.windows {
+            if let Some(times) = &window.costs.run_time_ns {
+                counted = true;
+                for (program, ns) in times {
+                    *programs.entry(program.clone()).or_default() += ns;
+                }
+            }
+        }
+        Overhead {
+            bpf_cpu_ns: counted.then(|| programs.values().sum()),
+            agent_cpu_ns: machine::own_cpu_ns().saturating_sub(self.own_cpu_ns),
+            agent_rss_bytes: machine::peak_resident_bytes(),
+            map_bytes: self.kernel.map_bytes(machine::threads()),
+            programs,
+        }
+    }
+
+    /// What the counters say; samples and stacks are added as they are attributed.
+    fn coverage(&self) -> Coverage {
+        let count = |counter| counted(&self.windows, counter);
+        let expected: u64 = self.windows.iter().map(|window| window.samples_expected).sum();
+        let (idle, filtered) = (count(Counter::SamplesIdle), count(Counter::SamplesFiltered));
+        let (full, no_slot) = (count(Counter::SamplesRingFull), count(Counter::SamplesNoSlot));
+        let seen = count(Counter::SamplesKept) + idle + filtered + full + no_slot;
+        // The kernel skips the program while its CPU is inside a map call, and timers that fire late skip periods.
+        let not_run = expected.saturating_sub(seen);
+        let lost = [("ring_full", full), ("no_slot", no_slot), ("not_run", not_run)];
+        let mut other_losses: BTreeMap<String, u64> = BTreeMap::new();
+        for counter in [
+            Counter::SwitchNoSlot,
+            Counter::SlotNotCreated,
+            Counter::ContainersExhausted,
+            Counter::UserStackRingFull,
+            Counter::UserStackBusy,
+            Counter::EventsRingFull,
+            Counter::WaitedBehindFull,
+            Counter::OpenWaitsLost,
+        ] {
+            add_loss(&mut other_losses, counter.name(), count(counter));
+        }
+        for window in &self.windows {
+            add_loss(&mut other_losses, "record_bytes_skipped", window.record_bytes_skipped);
+            for (program, misses) in &window.costs.recursion_misses {
+                add_loss(&mut other_losses, &format!("recursion_{program}"), *misses);
+            }
+        }
+        Coverage {
+            cpu_samples: CpuSampleCoverage {
+                // A sample that fires while the count is read belongs to both or neither: never less than was seen.
+                expected: expected.max(seen),
+                kept: 0,
+                idle,
+                filtered,
+                lost: lost.into_iter().filter(|(_, n)| *n > 0).map(|(reason, n)| (reason.to_owned(), n)).collect(),
+            },
+            off_cpu: OffCpuCoverage { lost: count(Counter::GapsRingFull), ..OffCpuCoverage::default() },
+            syscalls: SyscallCoverage {
+                counted: 0,
+                lost: count(Counter::SyscallRowsExhausted) + count(Counter::SyscallsNoSlot),
+            },
+            other_losses,
+            ..Coverage::default()
+        }
+    }
+
+    /// One entry for each container that a cgroup of this collection stands for, and one for the host.
+    fn containers(&mut self, duration_ns: u64) -> Containers {
+        let indices = CONTAINER_FIRST..self.kernel.containers();
+        let cgroups: Vec<(u32, u64)> =
+            indices.filter_map(|index| Some((index, self.kernel.cgroup_of(index)?))).collect();
+        let keys: Vec<(u32, ContainerKey)> = cgroups
+            .into_iter()
+            .map(|(index, cgroup)| (index, self.resolver.container_of(CgroupId(cgroup))))
+            .chain([(CONTAINER_KERNEL, ContainerKey::Host), (CONTAINER_OVERFLOW, ContainerKey::Host)])
+            .collect();
+        let descriptions = self.resolver.describe_all();
+        let mut this = Containers { list: Vec::new(), by_index: FxHashMap::default(), names: FxHashMap::default() };
+        let mut places: BTreeMap<ContainerKey, Option<usize>> = BTreeMap::new();
+        for (index, key) in keys {
+            let place = *places.entry(key.clone()).or_insert_with(|| {
+                let known = descriptions.iter().find(|description| description.key == key).cloned();
+                let description = known.unwrap_or_else(|| self.resolver.describe(&key));
+                this.names.insert(index, description.name.clone());
+                let wanted = self.options.selection.matches(&description);
+                wanted.then(|| {
+                    let pressure = self.pressure(&description, duration_ns);
+                    this.list.push(described(description, pressure));
+                    this.list.len() - 1
+                })
+            });
+            if let Some(place) = place {
+                this.by_index.insert(index, place);
+                this.names.insert(index, this.list[place].name.clone());
+            } else if let Some(description) = descriptions.iter().find(|description| description.key == key) {
+                this.names.insert(index, description.name.clone());
+            }
+        }
+        this.names.insert(CONTAINER_IDLE, "idle".to_owned());
+        this.names.insert(CONTAINER_KERNEL, "kernel".to_owned());
+        this.names.insert(CONTAINER_OVERFLOW, "unknown".to_owned());
+        this
+    }
+
+    /// Shares of the window with a stall: what the kernel's totals grew by.
+    fn pressure(&self, description: &Description, duration_ns: u64) -> Pressure {
+        let now = limits::pressure_totals(self.resolver.hierarchy(), &description.cgroup);
+        let before = self.pressure.get(&description.key).copied().unwrap_or_default();
+        let share = |now: Option<u64>, before: Option<u64>| {
+            let grown_us = now?.saturating_sub(before.unwrap_or(0));
+            let window = Duration::from_nanos(duration_ns).as_secs_f64();
+            (window > 0.0).then(|| (grown_us as f64 / 1e6 / window).clamp(0.0, 1.0))
+        };
+        Pressure {
+            cpu: share(now.cpu_us, before.cpu_us),
+            io: share(now.io_us, before.io_us),
+            memory: share(now.memory_us, before.memory_us),
+        }
+    }
+
+    /// Gives every stack its names, all in one go.
+    fn name_stacks(&self, stacks: &[RawStack], table: &mut StackTable) -> Result<Vec<NamedStack>, CollectError> {
+        const BATCH: usize = 4096;
+        let mut named = Vec::with_capacity(stacks.len());
+        for batch in stacks.chunks(BATCH) {
+            let mut locations: Vec<Location> = Vec::new();
+            for stack in batch {
+                // Outermost first: user frames, then kernel frames.
+                locations.extend(stack.user.iter().flatten().rev().cloned());
+                locations.extend(kernel_locations(&stack.kernel, Leaf::Instruction).into_iter().rev());
+            }
+            let resolved = self.symbolizer.resolve(locations)?;
+            let mut rest = resolved.as_slice();
+            for stack in batch {
+                let users = stack.user.as_ref().map_or(0, Vec::len);
+                let (user, after) = rest.split_at(users.min(rest.len()));
+                let (kernel, after) = after.split_at(stack.kernel.len().min(after.len()));
+                rest = after;
+                named.push(name_stack(stack, user, kernel, table));
+            }
+        }
+        Ok(named)
+    }
+
+    fn add_on_cpu(
+        &mut self,
+        profile: &mut Profile,
+        containers: &mut Containers,
+        table: &mut StackTable,
+        owners: &mut Owners,
+        named: &[NamedStack],
+    ) {
+        let mut sums: BTreeMap<(ContainerIndex, ProcessIndex, TextId, StackId), u64> = BTreeMap::new();
+        for ((owner, stack), count) in std::mem::take(&mut self.on_cpu) {
+            let Some(place) = containers.by_index.get(&owner.0).copied() else {
+                // Taken before its container had a name, and not wanted.
+                profile.coverage.cpu_samples.filtered += count;
+                continue;
+            };
+            let Some(stack) = named.get(stack.position()) else { continue };
+            let container = &mut containers.list[place];
+            let coverage = &mut profile.coverage;
+            coverage.cpu_samples.kept += count;
+            container.cpu_samples.kept += count;
+            container.cpu_samples.expected += count;
+            coverage.frames_total += stack.frames * count;
+            coverage.frames_resolved += stack.named * count;
+            if stack.has_user {
+                for stacks in [&mut coverage.stacks, &mut container.stacks] {
+                    match stack.incomplete {
+                        None => stacks.complete += count,
+                        Some(reason) => *stacks.incomplete.entry(reason.to_owned()).or_default() += count,
+                    }
+                }
+            }
+            let (process, thread) = owners.of(&owner, table);
+            *sums.entry((ContainerIndex(place as u32), process, thread, stack.id)).or_default() += count;
+        }
+        profile.on_cpu = sums
+            .into_iter()
+            .map(|((container, process, thread, stack), count)| OnCpuSample { container, process, thread, stack, count })
+            .collect();
+    }
+
+    fn add_off_cpu(
+        &mut self,
+        profile: &mut Profile,
+        containers: &mut Containers,
+        table: &mut StackTable,
+        owners: &mut Owners,
+        named: &[NamedStack],
+    ) {
+        type Sums = BTreeMap<(ContainerIndex, ProcessIndex, TextId, StackId, OffCpuReason), (f64, f64)>;
+        let mut sums: Sums = BTreeMap::new();
+        let mut waits: BTreeMap<(usize, OffCpuReason), (f64, f64)> = BTreeMap::new();
+        let mut with_stack_ns = 0.0;
+        for ((owner, stack, reason), (weight_ns, count)) in std::mem::take(&mut self.off_cpu) {
+            let Some(place) = containers.by_index.get(&owner.0).copied() else { continue };
+            let Some(stack) = named.get(stack.position()) else { continue };
+            if stack.frames > 0 {
+                with_stack_ns += weight_ns;
+            }
+            let wait = waits.entry((place, reason)).or_default();
+            wait.0 += weight_ns;
+            wait.1 += count;
+            let (process, thread) = owners.of(&owner, table);
+            let sum = sums.entry((ContainerIndex(place as u32), process, thread, stack.id, reason)).or_default();
+            sum.0 += weight_ns;
+            sum.1 += count;
+        }
+        profile.coverage.off_cpu.with_stack_ns = with_stack_ns as u64;
+        for ((place, reason), (ns, count)) in waits {
+            let wait = Wait { reason, peer: None, ns: ns as u64, count: count.round() as u64 };
+            containers.list[place].waits.push(wait);
+        }
+        profile.off_cpu = sums
+            .into_iter()
+            .filter(|(_, (weight_ns, _))| *weight_ns > 0.0)
+            .map(|((container, process, thread, stack, reason), (weight_ns, count))| OffCpuSample {
+                container,
+                process,
+                thread,
+                stack,
+                reason,
+                weight_ns,
+                count,
+            })
+            .collect();
+    }
+}
+
+fn add_loss(losses: &mut BTreeMap<String, u64>, name: &str, n: u64) {
+    if n > 0 {
+        *losses.entry(name.to_owned()).or_default() += n;
+    }
+}
+
+fn described(description: Description, pressure: Pressure) -> Container {
+    Container {
+        id: description.id,
+        name: description.name,
+        image: description.image,
+        runtime: description.runtime.to_owned(),
+        pod: description.pod,
+        namespace: description.namespace,
+        container: description.container,
+        labels: description.labels,
+        cgroup: description.cgroup,
+        cpu_limit_cores: description.cpu_limit_cores,
+        pressure,
+        ..Container::default()
+    }
+}
+
+/// Adds a window's exact accounts to their containers.
+fn add_window(containers: &mut Containers, window: &RawWindow) {
+    for (index, account) in &window.ledgers {
+        if let Some(place) = containers.by_index.get(index) {
+            let container = &mut containers.list[*place];
+            container.ledger.merge(&ledger(account, *index == CONTAINER_KERNEL));
+            let latency = Histogram::from_counts(account.run_queue.iter().copied());
+            container.run_queue.latency.merge(&latency);
+            let RunQueue { max_ns, .. } = &mut container.run_queue;
+            *max_ns = (*max_ns).max(account.run_queue_max_ns);
+        }
+    }
+    for account in &window.syscalls {
+        if let Some(place) = containers.by_index.get(&account.container) {
+            add_syscall(&mut containers.list[*place].syscalls, account);
+        }
+    }
+    for (waiter, runner, ns) in &window.waited_behind {
+        let Some(place) = containers.by_index.get(waiter) else { continue };
+        let name = containers.names.get(runner).map_or("unknown", String::as_str);
+        let behind = &mut containers.list[*place].waited_behind;
+        match behind.iter_mut().find(|known| known.container == name) {
+            Some(known) => known.ns += ns,
+            None => behind.push(WaitedBehind { container: name.to_owned(), ns: *ns }),
+        }
+    }
+}
+
+/// The ledger's parts are exact but for the split of CPU time, which follows the kernel's ticks.
+fn ledger(account: &LedgerAccount, kernel_threads: bool) -> Ledger {
+    let part = |part: Part| account.parts_ns[part as usize];
+    let cpu_ns = part(Part::Cpu);
+    let ticks_ns = account.user_ticks_ns + account.kernel_ticks_ns;
+    let cpu_kernel_ns = if kernel_threads {
+        cpu_ns
+    } else if ticks_ns == 0 {
+        0
+    } else {
+        (u128::from(cpu_ns) * u128::from(account.kernel_ticks_ns) / u128::from(ticks_ns)) as u64
+    };
+    Ledger {
+        thread_ns: account.parts_ns.iter().sum(),
+        cpu_user_ns: cpu_ns - cpu_kernel_ns,
+        cpu_kernel_ns,
+        runnable_self_ns: part(Part::RunnableSelf),
+        runnable_other_ns: part(Part::RunnableOther),
+        throttled_ns: part(Part::Throttled),
+        blocked_lock_ns: part(Part::BlockedLock),
+        blocked_disk_ns: part(Part::BlockedDisk),
+        blocked_network_ns: part(Part::BlockedNetwork),
+        blocked_sleep_ns: part(Part::BlockedSleep),
+        blocked_other_ns: part(Part::BlockedOther),
+        voluntary_switches: account.voluntary,
+        involuntary_switches: account.involuntary,
+    }
+}
+
+fn add_syscall(syscalls: &mut Vec<SyscallStats>, account: &SyscallAccount) {
+    let name = syscalls::name(account.number);
+    let place = syscalls.iter().position(|known| known.name == name).unwrap_or_else(|| {
+        syscalls.push(SyscallStats { name, ..SyscallStats::default() });
+        syscalls.len() - 1
+    });
+    let stats = &mut syscalls[place];
+    stats.count += account.latency.iter().sum::<u64>();
+    stats.bytes += account.bytes;
+    stats.total_ns += account.total_ns;
+    stats.max_ns = stats.max_ns.max(account.max_ns);
+    stats.latency.merge(&Histogram::from_counts(account.latency.iter().copied()));
+    for (place, n) in &account.errors {
+        let errno = match *place {
+            ERRNO_RESTART => ERESTARTSYS,
+            place if place as usize == ERRNOS - 1 => u16::MAX,
+            place => place as u16,
+        };
+        *stats.errors.entry(Errno(errno)).or_default() += n;
+    }
+}
+
+fn finish_container(container: &mut Container) {
+    container.syscalls.sort_by(|a, b| b.total_ns.cmp(&a.total_ns).then_with(|| a.name.cmp(&b.name)));
+    container.waited_behind.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| a.container.cmp(&b.container)));
+    container.waits.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| a.reason.cmp(&b.reason)));
+    container.waits.truncate(MOST_WAITS);
+}
+
+/// Leaves out containers that had no thread alive, and counts the syscalls of the others.
+fn drop_empty(profile: &mut Profile) {
+    let mut places = Vec::with_capacity(profile.containers.len());
+    let mut kept = Vec::new();
+    for container in std::mem::take(&mut profile.containers) {
+        let alive = container.ledger.thread_ns > 0 || container.cpu_samples.kept > 0 || !container.syscalls.is_empty();
+        places.push(alive.then_some(kept.len() as u32));
+        if alive {
+            kept.push(container);
+        }
+    }
+    let place_of = |index: ContainerIndex| places.get(index.0 as usize).copied().flatten().map(ContainerIndex);
+    profile.on_cpu.retain_mut(|sample| place_of(sample.container).is_some_and(|place| {
+        sample.container = place;
+        true
+    }));
+    profile.off_cpu.retain_mut(|sample| place_of(sample.container).is_some_and(|place| {
+        sample.container = place;
+        true
+    }));
+    profile.coverage.syscalls.counted =
+        kept.iter().flat_map(|container| &container.syscalls).map(|syscall| syscall.count).sum();
+    profile.containers = kept;
+}
+
+/// Processes of the profile, each once.
+#[derive(Default)]
+struct Owners {
+    list: Vec<Process>,
+    places: FxHashMap<(u32, Arc<str>), ProcessIndex>,
+}
+
+impl Owners {
+    fn of(&mut self, owner: &Owner, table: &mut StackTable) -> (ProcessIndex, TextId) {
+        let (_, pid, command, thread) = owner;
+        let process = *self.places.entry((*pid, command.clone())).or_insert_with(|| {
+            self.list.push(Process { pid: *pid, command: table.text(command) });
+            ProcessIndex(self.list.len() as u32 - 1)
+        });
+        (process, table.text(thread))
+    }
+}
+
+fn name_stack(
+    stack: &RawStack,
+    user: &[ResolvedFrames],
+    kernel: &[ResolvedFrames],
+    table: &mut StackTable,
+) -> NamedStack {
+    let mut frames: Vec<FrameId> = Vec::new();
+    let (mut total, mut resolved) = (0, 0);
+    let incomplete = match &stack.user {
+        Ok(_) => missing_root(user),
+        Err(None) => None,
+        Err(Some(reason)) => {
+            frames.push(note(reason, table));
+            Some(*reason)
+        }
+    };
+    for frame in user.iter().chain(kernel).flat_map(|frames| frames.iter()) {
+        total += 1;
+        resolved += u64::from(frame.is_named());
+        let frame = Frame {
+            kind: frame.kind,
+            function: table.text(&frame.function),
+            module: table.text(&frame.module),
+            file: table.text(&frame.file),
+            line: frame.line,
+        };
+        frames.push(table.frame(frame));
+    }
+    NamedStack {
+        id: table.stack(&frames),
+        incomplete,
+        has_user: !matches!(stack.user, Err(None)),
+        frames: total,
+        named: resolved,
+    }
+}
+
+fn note(reason: &str, table: &mut StackTable) -> FrameId {
+    let function = table.text(&format!("[user stack: {}]", reason.replace('_', " ")));
+    let empty = table.text("");
+    table.frame(Frame { kind: FrameKind::Note, function, module: empty, file: empty, line: 0 })
+}
+
+/// Why a user stack does not reach its root; `None` if it does.
+fn missing_root(user: &[ResolvedFrames]) -> Option<&'static str> {
+    if user.len() >= profiler_ebpf::MAX_FRAMES {
+        return Some("too_deep");
+    }
+    let Some(outermost) = user.first().and_then(|frames| frames.first()) else { return Some("empty") };
+    let name = outermost.function.split('@').next().unwrap_or_default();
+    let root = ROOTS.contains(&name) || name.starts_with("__libc_start");
+    if root {
+        None
+    } else if outermost.is_named() {
+        Some("no_root")
+    } else {
+        Some("unnamed_root")
+    }
+}

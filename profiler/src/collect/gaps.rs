@@ -1,0 +1,177 @@
+//! Off-CPU gaps and their user stacks, which arrive apart, brought together. In: records. Out: whole gaps.
+
+use profiler_ebpf::record::user_stack;
+use rustc_hash::FxHashMap;
+
+use super::stacks::UserPart;
+use crate::kernel::{Record, RecordKind};
+
+/// User stacks taken at a switch that are remembered a thread: most of their gaps are never chosen.
+const TAKEN_PER_THREAD: usize = 64;
+
+/// A gap and its user stack.
+#[derive(Debug)]
+pub struct Gap {
+    /// The gap's record.
+    pub record: Record,
+    /// Its user stack.
+    pub user: UserPart,
+}
+
+/// Gaps that wait for their user stack, and user stacks that wait for their gap.
+#[derive(Debug, Default)]
+pub struct GapJoin {
+    /// By thread: gaps whose user stack is taken when the thread leaves its syscall.
+    open: FxHashMap<u32, Vec<Record>>,
+    /// By thread: user stacks taken at a switch, with the gap's sequence.
+    taken: FxHashMap<u32, Vec<(u64, UserPart)>>,
+}
+
+impl GapJoin {
+    /// Takes the records of one drain, in any order among CPUs, and returns the gaps that are whole.
+    pub fn join(&mut self, records: Vec<Record>) -> Vec<Gap> {
+        let mut whole = Vec::new();
+        let (mut gaps, mut exits) = (Vec::new(), Vec::new());
+        for record in records {
+            match record.header.kind {
+                kind if kind == RecordKind::UserStackAtSwitch as u16 => self.remember(record),
+                kind if kind == RecordKind::UserStackAtExit as u16 => exits.push(record),
+                _ => gaps.push(record),
+            }
+        }
+        for gap in gaps {
+            let tid = gap.header.tid;
+            match gap.header.user_stack {
+                user_stack::AT_EXIT => self.open.entry(tid).or_default().push(gap),
+                user_stack::AT_SWITCH => {
+                    let user = self.recall(tid, gap.header.sequence);
+                    whole.push(Gap { record: gap, user });
+                }
+                user_stack::NOT_TAKEN => {
+                    whole.push(Gap { record: gap, user: UserPart::Missing("not_taken") });
+                }
+                _ => whole.push(Gap { record: gap, user: UserPart::None }),
+            }
+        }
+        for exit in exits {
+            let sequence = exit.header.sequence;
+            let user = user_part(exit.header.user_bytes, &exit.user);
+            self.complete(exit.header.tid, sequence, &user, &mut whole);
+        }
+        whole
+    }
+
+    /// A gap that is still open: its thread's earlier gaps within the same syscall have the same user stack.
+    pub fn complete_open(&mut self, tid: u32, sequence: u64, user: &UserPart) -> Vec<Gap> {
+        let mut whole = Vec::new();
+        self.complete(tid, sequence, user, &mut whole);
+        whole
+    }
+
+    /// What never got its user stack: the thread ended, or began another program, or its record was lost.
+    pub fn finish(self) -> Vec<Gap> {
+        let gaps = self.open.into_values().flatten();
+        gaps.map(|record| Gap { record, user: UserPart::Missing("never_left_syscall") }).collect()
+    }
+
+    fn complete(&mut self, tid: u32, sequence: u64, user: &UserPart, whole: &mut Vec<Gap>) {
+        let Some(open) = self.open.get_mut(&tid) else { return };
+        let later = open.iter().position(|gap| gap.header.sequence > sequence).unwrap_or(open.len());
+        let done = open.drain(..later);
+        whole.extend(done.map(|record| Gap { record, user: user.clone() }));
+        if open.is_empty() {
+            self.open.remove(&tid);
+        }
+    }
+
+    fn remember(&mut self, record: Record) {
+        let taken = self.taken.entry(record.header.tid).or_default();
+        if taken.len() >= TAKEN_PER_THREAD {
+            taken.drain(..TAKEN_PER_THREAD / 2);
+        }
+        taken.push((record.header.sequence, user_part(record.header.user_bytes, &record.user)));
+    }
+
+    fn recall(&mut self, tid: u32, sequence: u64) -> UserPart {
+        let Some(taken) = self.taken.get_mut(&tid) else { return UserPart::Missing("lost") };
+        let found = taken.iter().position(|(of, _)| *of == sequence).map(|at| taken.swap_remove(at).1);
+        taken.retain(|(of, _)| *of > sequence);
+        if taken.is_empty() {
+            self.taken.remove(&tid);
+        }
+        found.unwrap_or(UserPart::Missing("lost"))
+    }
+}
+
+/// The user part that a record carries, given its length or negative errno.
+pub fn user_part(bytes: i32, addresses: &[u64]) -> UserPart {
+    if bytes < 0 {
+        UserPart::Missing("unreadable")
+    } else if addresses.is_empty() {
+        UserPart::None
+    } else {
+        UserPart::Taken(addresses.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::RecordHeader;
+
+    fn record(kind: RecordKind, tid: u32, sequence: u64, source: u8, user: &[u64]) -> Record {
+        // SAFETY: plain integers, for which zero is a value.
+        let mut header: RecordHeader = unsafe { std::mem::zeroed() };
+        header.kind = kind as u16;
+        header.tid = tid;
+        header.sequence = sequence;
+        header.user_stack = source;
+        header.user_bytes = user.len() as i32 * 8;
+        Record { header, kernel: vec![1], user: user.to_vec() }
+    }
+
+    #[test]
+    fn several_gaps_of_one_syscall_share_the_stack_taken_at_its_end() {
+        let mut join = GapJoin::default();
+        let gap = |sequence| record(RecordKind::Gap, 5, sequence, user_stack::AT_EXIT, &[]);
+        assert!(join.join(vec![gap(1), gap(2)]).is_empty());
+        let whole = join.join(vec![record(RecordKind::UserStackAtExit, 5, 2, 0, &[7]), gap(3)]);
+        assert_eq!(whole.len(), 2);
+        assert!(whole.iter().all(|gap| gap.user == UserPart::Taken(vec![7])));
+        let rest = join.finish();
+        assert_eq!(rest.len(), 1);
+        assert_eq!(rest[0].user, UserPart::Missing("never_left_syscall"));
+    }
+
+    #[test]
+    fn a_stack_taken_at_the_switch_meets_its_gap_whatever_the_order_of_rings() {
+        let mut join = GapJoin::default();
+        let whole = join.join(vec![
+            record(RecordKind::Gap, 5, 4, user_stack::AT_SWITCH, &[]),
+            record(RecordKind::UserStackAtSwitch, 5, 3, 0, &[8]),
+            record(RecordKind::UserStackAtSwitch, 5, 4, 0, &[9]),
+        ]);
+        assert_eq!(whole.len(), 1);
+        assert_eq!(whole[0].user, UserPart::Taken(vec![9]));
+        assert!(join.taken.is_empty(), "what came before is forgotten");
+    }
+
+    #[test]
+    fn an_open_gap_lends_its_stack_to_the_earlier_ones_of_its_syscall() {
+        let mut join = GapJoin::default();
+        join.join(vec![record(RecordKind::Gap, 5, 1, user_stack::AT_EXIT, &[])]);
+        let whole = join.complete_open(5, 2, &UserPart::Taken(vec![3]));
+        assert_eq!(whole.len(), 1);
+        assert_eq!(whole[0].user, UserPart::Taken(vec![3]));
+        assert!(join.finish().is_empty());
+    }
+
+    #[test]
+    fn a_thread_that_is_never_chosen_does_not_fill_memory() {
+        let mut join = GapJoin::default();
+        for sequence in 0..1000 {
+            join.join(vec![record(RecordKind::UserStackAtSwitch, 5, sequence, 0, &[8])]);
+        }
+        assert!(join.taken[&5].len() <= TAKEN_PER_THREAD);
+    }
+}

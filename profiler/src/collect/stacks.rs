@@ -1,0 +1,168 @@
+//! Stacks as they were taken, each kept once. In: addresses. Out: locations that stay meaningful when the process is gone.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::process::{Leaf, Location, Pid, Tracker, TrackerError};
+
+/// Position of a stack in the [`StackStore`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RawStackId(u32);
+
+/// The user part of a stack.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum UserPart {
+    /// Addresses, leaf first.
+    Taken(Vec<u64>),
+    /// There is none: a kernel thread.
+    None,
+    /// There is one, but it could not be had, for this reason.
+    Missing(&'static str),
+}
+
+/// What makes a stack the same as another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    /// Addresses mean something only within their process; `None` where there are no user addresses.
+    process: Option<(u32, u32)>,
+    kernel: Vec<u64>,
+    user: UserPart,
+}
+
+/// One stack.
+#[derive(Debug)]
+pub struct RawStack {
+    /// Kernel addresses, leaf first.
+    pub kernel: Vec<u64>,
+    /// User locations, leaf first, or why there are none.
+    pub user: Result<Vec<Location>, Option<&'static str>>,
+}
+
+/// A stack whose addresses wait to be looked up in their process.
+#[derive(Debug)]
+struct Waiting {
+    stack: RawStackId,
+    pid: u32,
+    at_ns: u64,
+    addresses: Vec<u64>,
+}
+
+/// All stacks of a recording.
+#[derive(Debug, Default)]
+pub struct StackStore {
+    ids: FxHashMap<Key, RawStackId>,
+    stacks: Vec<RawStack>,
+    waiting: Vec<Waiting>,
+    /// How often each process has begun another program: the same address may be another function then.
+    programs: FxHashMap<u32, u32>,
+    /// Command names by process and program.
+    commands: FxHashMap<(u32, u32), Arc<str>>,
+}
+
+impl StackStore {
+    /// The stack with these addresses, taken from a process at `at_ns` (CLOCK_MONOTONIC).
+    pub fn intern(&mut self, pid: u32, at_ns: u64, kernel: Vec<u64>, user: UserPart) -> RawStackId {
+        let taken = matches!(user, UserPart::Taken(_));
+        let program = self.programs.get(&pid).copied().unwrap_or(0);
+        let key = Key { process: taken.then_some((pid, program)), kernel, user };
+        if let Some(id) = self.ids.get(&key) {
+            return *id;
+        }
+        let id = RawStackId(self.stacks.len() as u32);
+        let user = match &key.user {
+            UserPart::Taken(addresses) => {
+                self.waiting.push(Waiting { stack: id, pid, at_ns, addresses: addresses.clone() });
+                Ok(Vec::new())
+            }
+            UserPart::None => Err(None),
+            UserPart::Missing(reason) => Err(Some(*reason)),
+        };
+        self.stacks.push(RawStack { kernel: key.kernel.clone(), user });
+        self.ids.insert(key, id);
+        id
+    }
+
+    /// A process begins another program.
+    pub fn exec(&mut self, pid: u32) {
+        *self.programs.entry(pid).or_default() += 1;
+    }
+
+    /// The command name of a process at `at_ns`; `thread` where it is not known (kernel threads).
+    pub fn command(
+        &mut self,
+        tracker: &Tracker,
+        pid: u32,
+        at_ns: u64,
+        thread: &str,
+    ) -> Result<Arc<str>, TrackerError> {
+        let key = (pid, self.programs.get(&pid).copied().unwrap_or(0));
+        if let Some(command) = self.commands.get(&key) {
+            return Ok(command.clone());
+        }
+        let known = tracker.call(move |table| table.command(Pid(pid), Some(at_ns)))?;
+        let command = known.unwrap_or_else(|| thread.into());
+        self.commands.insert(key, command.clone());
+        Ok(command)
+    }
+
+    /// Looks up what was interned since the last call, while the processes still live.
+    pub fn locate(&mut self, tracker: &Tracker) -> Result<(), TrackerError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let located = tracker.call(move |table| {
+            waiting
+                .into_iter()
+                .map(|Waiting { stack, pid, at_ns, addresses }| {
+                    (stack, table.normalize_stack(Pid(pid), &addresses, Leaf::Instruction, Some(at_ns)))
+                })
+                .collect::<Vec<_>>()
+        })?;
+        for (stack, locations) in located {
+            if let Some(stack) = self.stacks.get_mut(stack.0 as usize) {
+                stack.user = Ok(locations);
+            }
+        }
+        Ok(())
+    }
+
+    /// All stacks; [`RawStackId`] is the position.
+    pub fn into_stacks(self) -> Vec<RawStack> {
+        self.stacks
+    }
+}
+
+impl RawStackId {
+    /// Position in [`StackStore::into_stacks`].
+    pub fn position(self) -> usize {
+        self.0 as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_addresses_are_one_stack_within_a_process_and_program() {
+        let mut store = StackStore::default();
+        let taken = || UserPart::Taken(vec![1, 2]);
+        let first = store.intern(7, 0, vec![9], taken());
+        assert_eq!(store.intern(7, 5, vec![9], taken()), first);
+        assert_ne!(store.intern(8, 5, vec![9], taken()), first);
+        assert_ne!(store.intern(7, 5, vec![], taken()), first);
+        store.exec(7);
+        assert_ne!(store.intern(7, 5, vec![9], taken()), first);
+    }
+
+    #[test]
+    fn kernel_stacks_are_shared_by_all_processes() {
+        let mut store = StackStore::default();
+        let first = store.intern(7, 0, vec![9], UserPart::None);
+        assert_eq!(store.intern(8, 0, vec![9], UserPart::None), first);
+        assert_ne!(store.intern(8, 0, vec![9], UserPart::Missing("exited")), first);
+        assert_eq!(store.into_stacks().len(), 2);
+    }
+}
