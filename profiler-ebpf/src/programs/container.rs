@@ -25,9 +25,9 @@ pub fn refresh(slot: &mut TaskSlot, task: Task) {
     }
 }
 
-/// Index of a cgroup, given now if it has none.
-#[inline(never)]
-pub fn index_of(cgroup: u64) -> u32 {
+/// Index of a cgroup, given now if it has none. A global function: verified once for all callers.
+#[unsafe(no_mangle)]
+pub extern "C" fn index_of(cgroup: u64) -> u32 {
     // SAFETY: the value is read at once; elements of this map are never deleted while programs run on it.
     if let Some(index) = unsafe { CONTAINERS.get(cgroup) } {
         return *index;

@@ -126,12 +126,13 @@ impl Kernel {
             options,
         };
         kernel.give_slots()?;
+        kernel.begin_first_window()?;
+        // Only now, so that every sample and every period due belongs to the window.
         if let Some(frequency_hz) = kernel.options.frequency_hz {
             let program: &mut PerfEvent = typed(&mut kernel.ebpf, "cpu_clock")?;
             let program = program.fd().map_err(|error| failed("attach", "cpu_clock", error))?.as_fd();
             kernel.sampler = Some(Sampler::start(program, frequency_hz)?);
         }
-        kernel.begin_first_window()?;
         Ok(kernel)
     }
 
