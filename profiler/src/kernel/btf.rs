@@ -85,8 +85,8 @@ impl KernelTypes {
 
     /// Reads a file of raw BTF.
     pub fn from_file(path: &Path) -> Result<Self, BtfError> {
-        let data = std::fs::read(path)
-            .map_err(|source| BtfError::Unreadable { path: path.display().to_string(), source })?;
+        let data =
+            std::fs::read(path).map_err(|source| BtfError::Unreadable { path: path.display().to_string(), source })?;
         Self::parse(data)
     }
 
@@ -243,10 +243,35 @@ mod tests {
             strings.windows(with_end.len()).position(|w| w == with_end.as_bytes()).map_or(0, |p| p as u32)
         };
         let types = words(&[
-            at("int"), KIND_INT << 24, 4, 32, // 1
-            0, (KIND_STRUCT << 24) | 1, 4, at("b"), 1, 0, // 2: anonymous
-            at("outer"), (KIND_STRUCT << 24) | 3, 24, at("a"), 1, 0, 0, 2, 64, at("c"), 1, 128, // 3
-            at("color"), (KIND_ENUM << 24) | 2, 4, at("red"), 0, at("blue"), 7, // 4
+            at("int"),
+            KIND_INT << 24,
+            4,
+            32, // 1
+            0,
+            (KIND_STRUCT << 24) | 1,
+            4,
+            at("b"),
+            1,
+            0, // 2: anonymous
+            at("outer"),
+            (KIND_STRUCT << 24) | 3,
+            24,
+            at("a"),
+            1,
+            0,
+            0,
+            2,
+            64,
+            at("c"),
+            1,
+            128, // 3
+            at("color"),
+            (KIND_ENUM << 24) | 2,
+            4,
+            at("red"),
+            0,
+            at("blue"),
+            7, // 4
         ]);
         let mut data = Vec::new();
         data.extend(MAGIC.to_ne_bytes());

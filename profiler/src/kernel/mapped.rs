@@ -47,11 +47,6 @@ impl<T> MappedArray<T> {
         self.length
     }
 
-    /// Memory of the mapping in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Address of an element, or none beyond the end.
     pub fn at(&self, index: usize) -> Option<*mut T> {
         // SAFETY: the element lies inside the mapping.

@@ -19,9 +19,9 @@ pub fn resolve(types: &KernelTypes, hierarchy: &HierarchyKind) -> Result<Offsets
     let (css_set_cgroup, css_cgroup) = match hierarchy {
         HierarchyKind::V2 => (need("css_set", "dfl_cgrp")?, Offsets::ABSENT),
         HierarchyKind::V1 { controller, .. } => {
-            let index = types.enumerator("cgroup_subsys_id", &format!("{controller}_cgrp_id")).ok_or_else(|| {
-                KernelError::MissingController { controller: controller.clone() }
-            })?;
+            let index = types
+                .enumerator("cgroup_subsys_id", &format!("{controller}_cgrp_id"))
+                .ok_or_else(|| KernelError::MissingController { controller: controller.clone() })?;
             (need("css_set", "subsys")? + index * 8, need("cgroup_subsys_state", "cgroup")?)
         }
     };

@@ -1,8 +1,14 @@
 //! Records out of the rings.
 
-use std::{ptr, sync::atomic::{AtomicU64, Ordering}};
+use std::{
+    ptr,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
-use profiler_ebpf::{RecordHeader, Ring, record::{HEADER_BYTES, RECORD_BYTES}};
+use profiler_ebpf::{
+    RecordHeader, Ring,
+    record::{HEADER_BYTES, RECORD_BYTES},
+};
 
 use super::mapped::MappedArray;
 
@@ -58,28 +64,23 @@ fn words(bytes: &[u8]) -> Vec<u64> {
 
 /// The rings of one context, one a CPU.
 pub struct Rings {
-    rings: MappedArray<Ring>,
+    mapped: MappedArray<Ring>,
     ring_bytes: u64,
     buffer: Vec<u8>,
 }
 
 impl Rings {
     /// Takes the mapped rings, of which `ring_bytes` each are used.
-    pub fn new(rings: MappedArray<Ring>, ring_bytes: u32) -> Self {
-        Self { rings, ring_bytes: u64::from(ring_bytes), buffer: vec![0; RECORD_BYTES] }
-    }
-
-    /// Memory in bytes.
-    pub fn bytes(&self) -> usize {
-        self.rings.bytes()
+    pub fn new(mapped: MappedArray<Ring>, ring_bytes: u32) -> Self {
+        Self { mapped, ring_bytes: u64::from(ring_bytes), buffer: vec![0; RECORD_BYTES] }
     }
 
     /// Takes out everything that is there. A record that makes no sense (none was ever seen) ends that ring's reading and
     /// is returned as an error's worth of bytes skipped.
     pub fn drain(&mut self, mut take: impl FnMut(Record)) -> u64 {
         let mut skipped = 0;
-        for cpu in 0..self.rings.len() {
-            let Some(ring) = self.rings.at(cpu) else { continue };
+        for cpu in 0..self.mapped.len() {
+            let Some(ring) = self.mapped.at(cpu) else { continue };
             // SAFETY: inside the mapping; the kernel stores `head` with a full barrier after the records before it.
             let head = unsafe { AtomicU64::from_ptr(&raw mut (*ring).head) }.load(Ordering::Acquire);
             // SAFETY: as above; only we write `tail`.

@@ -33,8 +33,7 @@ pub struct Sampler {
 impl Sampler {
     /// Opens and starts an event on every online CPU.
     pub fn start(program: BorrowedFd<'_>, frequency_hz: u32) -> Result<Self, KernelError> {
-        let program =
-            program.try_clone_to_owned().map_err(|source| KernelError::Sampling { cpu: None, source })?;
+        let program = program.try_clone_to_owned().map_err(|source| KernelError::Sampling { cpu: None, source })?;
         let period_ns = 1_000_000_000 / u64::from(frequency_hz.max(1));
         let mut this = Self { period_ns, program, events: BTreeMap::new(), closed: 0 };
         this.follow_cpus()?;

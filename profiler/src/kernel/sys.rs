@@ -65,11 +65,7 @@ pub fn program_statistics(program: BorrowedFd<'_>) -> io::Result<ProgramStatisti
     attr.info.info_len = size_of::<bpf_prog_info>() as u32;
     attr.info.info = (&raw mut info) as u64;
     bpf(BPF_OBJ_GET_INFO_BY_FD as u32, &mut attr)?;
-    Ok(ProgramStatistics {
-        run_time_ns: info.run_time_ns,
-        runs: info.run_cnt,
-        recursion_misses: info.recursion_misses,
-    })
+    Ok(ProgramStatistics { run_time_ns: info.run_time_ns, runs: info.run_cnt, recursion_misses: info.recursion_misses })
 }
 
 /// Waits until every kernel program that was running has ended. Where the kernel refuses (nohz_full hosts), waits a fixed
