@@ -13,6 +13,7 @@ mod error;
 mod load;
 mod mapped;
 pub mod offsets;
+pub mod probe;
 mod records;
 mod sampler;
 pub mod sys;

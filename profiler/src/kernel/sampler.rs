@@ -66,22 +66,7 @@ impl Sampler {
     }
 
     fn open(&self, cpu: u32) -> io::Result<CpuEvent> {
-        // SAFETY: plain integers, for which zero is the documented default.
-        let mut attr: perf_event_attr = unsafe { std::mem::zeroed() };
-        attr.size = size_of::<perf_event_attr>() as u32;
-        attr.type_ = PERF_TYPE_SOFTWARE as u32;
-        attr.config = PERF_COUNT_SW_CPU_CLOCK as u64;
-        attr.__bindgen_anon_1.sample_period = self.period_ns;
-        attr.set_disabled(1);
-        // SAFETY: the attribute is complete and outlives the call; the result is a fresh descriptor or -1.
-        let fd = unsafe {
-            libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, cpu as libc::c_int, -1, PERF_FLAG_FD_CLOEXEC)
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: just opened and owned by nobody else.
-        let event = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let event = open_event(cpu, self.period_ns)?;
         let link = sys::link_perf_event(self.program.as_fd(), event.as_fd())?;
         control(&event, PERF_EVENT_IOC_ENABLE)?;
         Ok(CpuEvent { event, _link: link })
@@ -100,6 +85,26 @@ impl Sampler {
             }
         }
     }
+}
+
+/// Opens a `cpu-clock` event of everything on a CPU, disabled.
+pub(super) fn open_event(cpu: u32, period_ns: u64) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers, for which zero is the documented default.
+    let mut attr: perf_event_attr = unsafe { std::mem::zeroed() };
+    attr.size = size_of::<perf_event_attr>() as u32;
+    attr.type_ = PERF_TYPE_SOFTWARE as u32;
+    attr.config = PERF_COUNT_SW_CPU_CLOCK as u64;
+    attr.__bindgen_anon_1.sample_period = period_ns;
+    attr.set_disabled(1);
+    // SAFETY: the attribute is complete and outlives the call; the result is a fresh descriptor or -1.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, cpu as libc::c_int, -1, PERF_FLAG_FD_CLOEXEC)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just opened and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 fn control(event: &OwnedFd, request: libc::c_ulong) -> io::Result<()> {

@@ -15,13 +15,15 @@ use aya_obj::generated::{
 
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 
-fn bpf(command: u32, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+/// Calls bpf(2).
+pub(super) fn bpf(command: u32, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
     // SAFETY: the attribute is a whole, initialized union that outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<bpf_attr>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn empty_attr() -> bpf_attr {
+/// An attribute of bpf(2) to fill in.
+pub(super) fn empty_attr() -> bpf_attr {
     // SAFETY: a union of plain integers, for which zero is the documented default.
     unsafe { std::mem::zeroed() }
 }
