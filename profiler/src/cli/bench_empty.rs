@@ -15,7 +15,13 @@ const HOOKS: [&str; 4] = ["sched_switch", "sched_wakeup", "sys_enter", "sys_exit
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Hooks to attach an empty program to
-    #[arg(long, value_delimiter = ',', value_parser = HOOKS, default_values_t = HOOKS.map(str::to_owned))]
+    #[arg(
+        long,
+        env = "PROFILER_HOOKS",
+        value_delimiter = ',',
+        value_parser = HOOKS,
+        default_values_t = HOOKS.map(str::to_owned)
+    )]
     hooks: Vec<String>,
 }
 

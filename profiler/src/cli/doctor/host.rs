@@ -111,7 +111,7 @@ pub fn runtimes(answers: &Result<Vec<Answer>, ContainerError>, containers: usize
             Err(Fault::Missing) if socket.origin == Origin::WellKnown => {}
             // Its containers are Docker's, or nobody's to name.
             Err(Fault::NoCri) if socket.origin == Origin::WellKnown => {
-                found.push(format!("containerd without CRI at {path}"))
+                found.push(format!("containerd without CRI at {path}"));
             }
             Err(fault) => faults.push(format!("{path}: {fault}")),
         }
