@@ -38,11 +38,9 @@ pub fn bucket_of(ns: u64) -> u32 {
     }
     let mantissa = if octave <= 31 { t << (31 - octave) } else { t >> (octave - 31) };
     let quarter = if mantissa >= QUARTERS[1] {
-        if mantissa >= QUARTERS[2] { 3 } else { 2 }
-    } else if mantissa >= QUARTERS[0] {
-        1
+        2 + u32::from(mantissa >= QUARTERS[2])
     } else {
-        0
+        u32::from(mantissa >= QUARTERS[0])
     };
     octave * 4 + quarter
 }

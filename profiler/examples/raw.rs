@@ -1,23 +1,77 @@
-use profiler::kernel::*;
-fn main() {
+//! One raw window of the whole host, as the kernel room hands it out: `cargo run --example raw -- SECONDS`.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    thread,
+    time::{Duration, Instant},
+};
+
+use profiler::kernel::{HierarchyKind, Kernel, KernelOptions, RawWindow, syscalls};
+
+fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().init();
-    let o = KernelOptions { frequency_hz: Some(99), off_cpu: true, syscalls: true, offcpu_threshold: std::time::Duration::from_millis(1), hierarchy: HierarchyKind::V2, cgroups: 30, filter_containers:false, processes: vec![], kernel_log: false, tiny_maps: false };
-    let t = std::time::Instant::now();
-    let mut k = match Kernel::start(o) { Ok(k)=>k, Err(e)=>{ println!("{e}"); let mut s: Option<&dyn std::error::Error> = Some(&e); while let Some(x)=s { println!("- {x}"); s=x.source(); } return; } };
-    println!("started in {:?}, maps {} KiB", t.elapsed(), k.map_bytes(0)/1024);
-    let secs: u64 = std::env::args().nth(1).map_or(3, |s| s.parse().unwrap());
-    let mut n = std::collections::BTreeMap::new();
-    for _ in 0..secs*20 { std::thread::sleep(std::time::Duration::from_millis(50)); k.drain_records(|r| { *n.entry(r.header.kind).or_insert(0)+=1; }); k.drain_events(|_|{}); }
-    k.stop_sampling();
-    k.drain_records(|r| { *n.entry(r.header.kind).or_insert(0)+=1; });
-    let t = std::time::Instant::now();
-    let w = k.end_window().unwrap();
-    println!("end_window {:?} grace {}", t.elapsed(), w.grace_by_kernel);
-    println!("{n:?} open {} expected {} window {} ms", w.open_gaps.len(), w.samples_expected, (w.end_ns-w.start_ns)/1000000);
-    println!("{:?}", w.counters);
-    for (c,l) in &w.ledgers { println!("{c} cg {:?} parts {:?} ticks {}/{} sw {}/{} rq {} max {}", k.cgroup_of(*c), l.parts_ns.map(|x| x/1000), l.user_ticks_ns/1000, l.kernel_ticks_ns/1000, l.voluntary, l.involuntary, l.run_queue.iter().sum::<u64>(), l.run_queue_max_ns); }
-    println!("{} syscalls rows; waited {:?}", w.syscalls.len(), w.waited_behind);
-    let mut s = w.syscalls.clone(); s.sort_by_key(|s| std::cmp::Reverse(s.latency.iter().sum::<u64>()));
-    for s in s.iter().take(8) { println!("  {} {} n={} total {}us max {}us bytes {} errs {:?}", s.container, syscalls::name(s.number), s.latency.iter().sum::<u64>(), s.total_ns/1000, s.max_ns/1000, s.bytes, s.errors); }
-    println!("{:?}", w.costs);
+    let seconds: u64 = std::env::args().nth(1).map_or(Ok(3), |text| text.parse())?;
+    let began = Instant::now();
+    let mut kernel = Kernel::start(KernelOptions {
+        frequency_hz: Some(99),
+        off_cpu: true,
+        syscalls: true,
+        offcpu_threshold: Duration::from_millis(1),
+        hierarchy: HierarchyKind::V2,
+        cgroups: 30,
+        filter_containers: false,
+        processes: Vec::new(),
+        kernel_log: false,
+        tiny_maps: false,
+    })?;
+    println!("started in {:?}, maps {} KiB", began.elapsed(), kernel.map_bytes(0) / 1024);
+    let mut records: BTreeMap<u16, u64> = BTreeMap::new();
+    for _ in 0..seconds * 20 {
+        thread::sleep(Duration::from_millis(50));
+        kernel.drain_records(|record| *records.entry(record.header.kind).or_default() += 1);
+        kernel.drain_events(drop);
+    }
+    kernel.stop_sampling();
+    kernel.drain_records(|record| *records.entry(record.header.kind).or_default() += 1);
+    let began = Instant::now();
+    let window = kernel.end_window()?;
+    println!("window ended in {:?}, by a grace period: {}", began.elapsed(), window.grace_by_kernel);
+    println!("records by kind {records:?}, open gaps {}", window.open_gaps.len());
+    print(&kernel, &window);
+    Ok(())
+}
+
+fn print(kernel: &Kernel, window: &RawWindow) {
+    println!("{} ms, {} samples due", (window.end_ns - window.start_ns) / 1_000_000, window.samples_expected);
+    println!("{:?}", window.counters);
+    for (container, ledger) in &window.ledgers {
+        println!(
+            "container {container} cgroup {:?}: parts {:?} µs, ticks {}/{} µs, switches {}/{}, run queue {} longest {} ns",
+            kernel.cgroup_of(*container),
+            ledger.parts_ns.map(|ns| ns / 1000),
+            ledger.user_ticks_ns / 1000,
+            ledger.kernel_ticks_ns / 1000,
+            ledger.voluntary,
+            ledger.involuntary,
+            ledger.run_queue.iter().sum::<u64>(),
+            ledger.run_queue_max_ns
+        );
+    }
+    println!("waited behind {:?}", window.waited_behind);
+    let mut calls: Vec<_> = window.syscalls.iter().map(|call| (call.latency.iter().sum::<u64>(), call)).collect();
+    calls.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    println!("{} rows of syscalls, the most frequent:", calls.len());
+    for (count, call) in calls.iter().take(8) {
+        println!(
+            "  container {} {}: {count} calls, {} µs, longest {} µs, {} bytes, errors {:?}",
+            call.container,
+            syscalls::name(call.number),
+            call.total_ns / 1000,
+            call.max_ns / 1000,
+            call.bytes,
+            call.errors
+        );
+    }
+    println!("{:?}", window.costs);
 }

@@ -3,8 +3,10 @@
 //! A verb is a clap `Args` struct and a function that takes it. What goes wrong is an [`anyhow::Error`]; [`WrongUsage`]
 //! in its chain makes the exit status 2.
 
+mod bench_empty;
 mod completions;
 pub mod containers;
+mod doctor;
 mod export;
 mod flamegraph;
 mod input;
@@ -42,10 +44,15 @@ enum Verb {
     Export(export::Args),
     /// List the containers of this host as the profiler sees them
     Containers(containers::ContainersArgs),
+    /// Say whether the profiler can run here, and what to do about what is missing
+    Doctor(doctor::Args),
     /// Print the completion script for a shell
     Completions(completions::Args),
     /// Print the manual page, or write one for each verb
     Man(man::Args),
+    /// Attach programs that do nothing until interrupted, for the benchmark
+    #[command(hide = true)]
+    BenchEmpty(bench_empty::Args),
 }
 
 /// How the program ends.
@@ -111,6 +118,8 @@ fn dispatch(verb: Verb) -> anyhow::Result<Status> {
         Verb::Containers(args) => containers::run(&args).map(|()| Status::Done),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::BenchEmpty(args) => bench_empty::run(&args),
     }
 }
 

@@ -85,8 +85,8 @@ impl KernelTypes {
 
     /// Reads a file of raw BTF.
     pub fn from_file(path: &Path) -> Result<Self, BtfError> {
-        let data = std::fs::read(path)
-            .map_err(|source| BtfError::Unreadable { path: path.display().to_string(), source })?;
+        let data =
+            std::fs::read(path).map_err(|source| BtfError::Unreadable { path: path.display().to_string(), source })?;
         Self::parse(data)
     }
 
@@ -156,7 +156,7 @@ impl KernelTypes {
         let mut found = None;
         for name in path.split('.') {
             let member = self.find(self.resolve(type_id)?, name.as_bytes(), 0)?;
-            bits += member.bit_offset;
+            bits = member.bit_offset.checked_add(bits)?;
             type_id = member.type_id;
             found = Some(Member { bit_offset: bits, type_id });
         }
@@ -193,7 +193,8 @@ impl KernelTypes {
             if member_name.is_empty()
                 && let Some(inner) = self.resolve(member_type).and_then(|id| self.find(id, name, depth + 1))
             {
-                return Some(Member { bit_offset: bit_offset + inner.bit_offset, type_id: inner.type_id });
+                let bit_offset = bit_offset.checked_add(inner.bit_offset)?;
+                return Some(Member { bit_offset, type_id: inner.type_id });
             }
         }
         None
@@ -243,10 +244,35 @@ mod tests {
             strings.windows(with_end.len()).position(|w| w == with_end.as_bytes()).map_or(0, |p| p as u32)
         };
         let types = words(&[
-            at("int"), KIND_INT << 24, 4, 32, // 1
-            0, (KIND_STRUCT << 24) | 1, 4, at("b"), 1, 0, // 2: anonymous
-            at("outer"), (KIND_STRUCT << 24) | 3, 24, at("a"), 1, 0, 0, 2, 64, at("c"), 1, 128, // 3
-            at("color"), (KIND_ENUM << 24) | 2, 4, at("red"), 0, at("blue"), 7, // 4
+            at("int"),
+            KIND_INT << 24,
+            4,
+            32, // 1
+            0,
+            (KIND_STRUCT << 24) | 1,
+            4,
+            at("b"),
+            1,
+            0, // 2: anonymous
+            at("outer"),
+            (KIND_STRUCT << 24) | 3,
+            24,
+            at("a"),
+            1,
+            0,
+            0,
+            2,
+            64,
+            at("c"),
+            1,
+            128, // 3
+            at("color"),
+            (KIND_ENUM << 24) | 2,
+            4,
+            at("red"),
+            0,
+            at("blue"),
+            7, // 4
         ]);
         let mut data = Vec::new();
         data.extend(MAGIC.to_ne_bytes());
@@ -276,6 +302,21 @@ mod tests {
             panic!("a missing file was read");
         };
         assert!(error.to_string().contains("CONFIG_DEBUG_INFO_BTF"), "{error}");
+    }
+
+    #[test]
+    fn offsets_too_large_for_any_struct_are_no_member() -> Result<(), BtfError> {
+        let mut data = small();
+        let huge = (1_u32 << 31).to_ne_bytes();
+        // In the records after the 24 bytes of header and the integer's 16: the anonymous struct's only member, and that
+        // struct itself as a member of `outer`.
+        for at in [24 + 16 + 20, 24 + 16 + 24 + 12 + 20] {
+            data[at..at + 4].copy_from_slice(&huge);
+        }
+        let types = KernelTypes::parse(data)?;
+        assert_eq!(types.member("outer", "b"), None);
+        assert_eq!(types.member("outer", "c").map(Member::offset), Some(16));
+        Ok(())
     }
 
     proptest! {

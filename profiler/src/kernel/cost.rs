@@ -64,24 +64,38 @@ impl Costs {
         self.last_began = None;
         let statistics = statistics(ebpf);
         let length = self.window_began.map_or(Duration::ZERO, |began| now.duration_since(began));
-        let scale = if self.counted.is_zero() { None } else { Some(length.as_secs_f64() / self.counted.as_secs_f64()) };
-        let mut costs = WindowCosts { run_time_ns: scale.map(|_| BTreeMap::new()), ..WindowCosts::default() };
-        for (program, now) in &statistics {
-            let before = self.at_window_start.get(program).copied().unwrap_or_default();
-            if let (Some(scale), Some(times)) = (scale, &mut costs.run_time_ns) {
-                let counted = now.run_time_ns.saturating_sub(before.run_time_ns);
-                times.insert(program.clone(), (counted as f64 * scale) as u64);
-            }
-            let misses = now.recursion_misses.saturating_sub(before.recursion_misses);
-            if misses > 0 {
-                costs.recursion_misses.insert(program.clone(), misses);
-            }
-        }
+        let costs = growth(&self.at_window_start, &statistics, scale(length, self.counted));
         self.at_window_start = statistics;
         self.window_began = Some(now);
         self.counted = Duration::ZERO;
         costs
     }
+}
+
+/// By how much longer the window was than the time in which run times were counted, if they were.
+fn scale(length: Duration, counted: Duration) -> Option<f64> {
+    (!counted.is_zero()).then(|| length.as_secs_f64() / counted.as_secs_f64())
+}
+
+/// What was added in the window, with run times scaled up to all of it.
+fn growth(
+    before: &BTreeMap<String, ProgramStatistics>,
+    now: &BTreeMap<String, ProgramStatistics>,
+    scale: Option<f64>,
+) -> WindowCosts {
+    let mut costs = WindowCosts { run_time_ns: scale.map(|_| BTreeMap::new()), ..WindowCosts::default() };
+    for (program, now) in now {
+        let before = before.get(program).copied().unwrap_or_default();
+        if let (Some(scale), Some(times)) = (scale, &mut costs.run_time_ns) {
+            let counted = now.run_time_ns.saturating_sub(before.run_time_ns);
+            times.insert(program.clone(), (counted as f64 * scale) as u64);
+        }
+        let misses = now.recursion_misses.saturating_sub(before.recursion_misses);
+        if misses > 0 {
+            costs.recursion_misses.insert(program.clone(), misses);
+        }
+    }
+    costs
 }
 
 fn statistics(ebpf: &Ebpf) -> BTreeMap<String, ProgramStatistics> {
@@ -102,4 +116,36 @@ fn statistics(ebpf: &Ebpf) -> BTreeMap<String, ProgramStatistics> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(run_time_ns: u64, recursion_misses: u64) -> ProgramStatistics {
+        ProgramStatistics { run_time_ns, runs: 1, recursion_misses }
+    }
+
+    fn programs(all: &[(&str, ProgramStatistics)]) -> BTreeMap<String, ProgramStatistics> {
+        all.iter().map(|(name, statistics)| ((*name).to_owned(), *statistics)).collect()
+    }
+
+    #[test]
+    fn a_tenth_of_the_time_counted_is_a_tenth_of_the_cost() {
+        let ten = scale(Duration::from_secs(10), Duration::from_secs(1));
+        let before = programs(&[("sched_switch", counted(5_000, 2))]);
+        let now = programs(&[("sched_switch", counted(7_000, 2)), ("sys_enter", counted(300, 4))]);
+        let costs = growth(&before, &now, ten);
+        let times = [("sched_switch".to_owned(), 20_000), ("sys_enter".to_owned(), 3_000)];
+        assert_eq!(costs.run_time_ns, Some(times.into()));
+        assert_eq!(costs.recursion_misses, [("sys_enter".to_owned(), 4)].into());
+    }
+
+    #[test]
+    fn where_nothing_was_counted_the_cost_is_unknown_and_not_nought() {
+        assert_eq!(scale(Duration::from_secs(10), Duration::ZERO), None);
+        let costs = growth(&BTreeMap::new(), &programs(&[("cpu_clock", counted(0, 7))]), None);
+        assert_eq!(costs.run_time_ns, None);
+        assert_eq!(costs.recursion_misses, [("cpu_clock".to_owned(), 7)].into());
+    }
 }

@@ -47,11 +47,6 @@ impl<T> MappedArray<T> {
         self.length
     }
 
-    /// Memory of the mapping in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Address of an element, or none beyond the end.
     pub fn at(&self, index: usize) -> Option<*mut T> {
         // SAFETY: the element lies inside the mapping.
@@ -90,5 +85,84 @@ impl<T> Drop for MappedArray<T> {
         // addresses are only used within calls. An error would mean a bad address, which it is not.
         let result = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.bytes) };
         debug_assert!(result.is_ok(), "{result:?}");
+    }
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use std::os::fd::{AsFd, OwnedFd};
+
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    use super::MappedArray;
+    use crate::kernel::KernelError;
+
+    /// An array in memory of our own, as the kernel would lay it out, with the file behind it.
+    pub fn in_memory<T>(length: usize) -> Result<(OwnedFd, MappedArray<T>), Box<dyn std::error::Error>> {
+        let file = memfd_create("array", MemfdFlags::CLOEXEC)?;
+        let bytes = (length * MappedArray::<T>::stride()).next_multiple_of(rustix::param::page_size());
+        ftruncate(&file, bytes as u64)?;
+        let array = map(&file, length)?;
+        Ok((file, array))
+    }
+
+    /// Maps the file once more.
+    pub fn map<T>(file: &OwnedFd, length: usize) -> Result<MappedArray<T>, KernelError> {
+        MappedArray::map("ARRAY", file.as_fd(), length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+    #[test]
+    fn what_one_side_writes_the_other_reads() -> TestResult {
+        let (file, ours) = testing::in_memory::<[u64; 3]>(100)?;
+        let theirs = testing::map::<[u64; 3]>(&file, 100)?;
+        ours.write(7, [1, 2, 3]);
+        ours.write(99, [4, 5, 6]);
+        assert_eq!(theirs.read(7), Some([1, 2, 3]));
+        assert_eq!(theirs.read(99), Some([4, 5, 6]));
+        assert_eq!(theirs.read(8), Some([0; 3]));
+        theirs.zero(7);
+        assert_eq!(ours.read(7), Some([0; 3]));
+        assert_eq!(ours.read(99), Some([4, 5, 6]));
+        Ok(())
+    }
+
+    #[test]
+    fn single_bytes_lie_eight_apart_as_in_the_kernel() -> TestResult {
+        let (file, bytes) = testing::in_memory::<u8>(16)?;
+        let words = testing::map::<u64>(&file, 16)?;
+        bytes.write(3, 0xab);
+        assert_eq!(words.read(3), Some(u64::from_ne_bytes([0xab, 0, 0, 0, 0, 0, 0, 0])));
+        assert_eq!(words.read(2), Some(0));
+        words.write(4, u64::MAX);
+        bytes.zero(4);
+        assert_eq!(words.read(4), Some(0));
+        Ok(())
+    }
+
+    #[test]
+    fn there_is_nothing_beyond_the_end() -> TestResult {
+        let (_file, array) = testing::in_memory::<u32>(5)?;
+        assert_eq!(array.len(), 5);
+        array.write(5, 1);
+        array.zero(usize::MAX);
+        assert_eq!(array.read(5), None);
+        assert!(array.at(4).is_some() && array.at(5).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn a_map_that_cannot_be_mapped_is_named() -> TestResult {
+        let (nobody_reads, _) = std::io::pipe()?;
+        let error = MappedArray::<u64>::map("LEDGER", std::os::fd::AsFd::as_fd(&nobody_reads), 1);
+        let Err(error) = error else { return Err("a pipe was mapped".into()) };
+        assert!(error.to_string().contains("LEDGER"), "{error}");
+        Ok(())
     }
 }

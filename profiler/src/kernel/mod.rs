@@ -6,13 +6,14 @@
 //! still open and returns the whole window.
 
 pub mod btf;
-pub mod cpus;
 mod cost;
+pub mod cpus;
 mod drain;
 mod error;
 mod load;
 mod mapped;
 pub mod offsets;
+pub mod probe;
 mod records;
 mod sampler;
 pub mod sys;
@@ -39,6 +40,7 @@ use sampler::Sampler;
 
 /// What to measure, and how.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether one thing is asked for")]
 pub struct KernelOptions {
     /// Sample on-CPU stacks at this frequency in hertz; `None` for not at all.
     pub frequency_hz: Option<u32>,

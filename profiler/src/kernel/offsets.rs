@@ -19,9 +19,9 @@ pub fn resolve(types: &KernelTypes, hierarchy: &HierarchyKind) -> Result<Offsets
     let (css_set_cgroup, css_cgroup) = match hierarchy {
         HierarchyKind::V2 => (need("css_set", "dfl_cgrp")?, Offsets::ABSENT),
         HierarchyKind::V1 { controller, .. } => {
-            let index = types.enumerator("cgroup_subsys_id", &format!("{controller}_cgrp_id")).ok_or_else(|| {
-                KernelError::MissingController { controller: controller.clone() }
-            })?;
+            let index = types
+                .enumerator("cgroup_subsys_id", &format!("{controller}_cgrp_id"))
+                .ok_or_else(|| KernelError::MissingController { controller: controller.clone() })?;
             (need("css_set", "subsys")? + index * 8, need("cgroup_subsys_state", "cgroup")?)
         }
     };
@@ -160,6 +160,7 @@ mod registers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::btf::BtfError;
 
     #[test]
     fn the_running_kernel_has_every_member_or_there_is_no_btf() -> Result<(), Box<dyn std::error::Error>> {
@@ -175,5 +176,56 @@ mod tests {
         let Ok(types) = KernelTypes::of_running_kernel() else { return };
         let error = resolve(&types, &HierarchyKind::V1 { controller: "nosuch".into(), number: 1 });
         assert!(error.is_err_and(|error| error.to_string().contains("nosuch")));
+    }
+
+    /// Raw BTF of structs whose members, all of one type, lie eight bytes apart.
+    fn types(structs: &[(&str, &[&str])]) -> Result<KernelTypes, BtfError> {
+        const INT: u32 = 1 << 24;
+        const STRUCT: u32 = 4 << 24;
+        let mut strings = vec![0];
+        let mut name = |text: &str| {
+            let at = strings.len() as u32;
+            strings.extend(text.bytes().chain([0]));
+            at
+        };
+        let mut words = vec![name("int"), INT, 4, 32];
+        for (of, members) in structs {
+            words.extend([name(of), STRUCT | members.len() as u32, members.len() as u32 * 8]);
+            for (at, member) in members.iter().enumerate() {
+                words.extend([name(member), 1, at as u32 * 64]);
+            }
+        }
+        let (types_len, strings_len) = (words.len() as u32 * 4, strings.len() as u32);
+        let header = [0xeb9f | 1 << 16, 24, 0, types_len, types_len, strings_len];
+        let mut data: Vec<u8> = header.iter().chain(&words).flat_map(|word| word.to_ne_bytes()).collect();
+        data.extend(strings);
+        KernelTypes::parse(data)
+    }
+
+    #[test]
+    fn a_missing_member_is_named() -> Result<(), BtfError> {
+        for (there, missing) in [(&["pid"][..], "in_iowait"), (&["in_iowait", "pid"][..], "__state")] {
+            let types = types(&[("task_struct", there), ("css_set", &["dfl_cgrp"])])?;
+            let error = resolve(&types, &HierarchyKind::V2);
+            let named = format!("task_struct.{missing}");
+            assert!(error.is_err_and(|error| error.to_string().contains(&named)), "{missing}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_kernels_own_throttle_clock_is_preferred_to_older_ones() -> Result<(), BtfError> {
+        let own = ["throttled_clock_self", "throttled_clock_self_time"];
+        let pelt = ["throttled_clock_pelt", "throttled_clock_pelt_time", "throttle_count"];
+        let rq: &[&str] = &["clock", "clock_pelt", "lost_idle_time"];
+        let both = types(&[("cfs_rq", &[&own[..], &pelt[..]].concat()), ("rq", rq)])?;
+        let clock = throttle_clock(&both).map(|clock| (clock.since, clock.time, clock.clock, clock.count, clock.lost));
+        assert_eq!(clock, Some((0, 8, 0, Offsets::ABSENT, Offsets::ABSENT)));
+        let older = types(&[("cfs_rq", &pelt), ("rq", rq)])?;
+        let clock = throttle_clock(&older).map(|clock| (clock.since, clock.time, clock.clock, clock.count, clock.lost));
+        assert_eq!(clock, Some((0, 8, 8, 16, 16)));
+        let without_quotas = types(&[("cfs_rq", &["curr"]), ("rq", rq)])?;
+        assert!(throttle_clock(&without_quotas).is_none());
+        Ok(())
     }
 }

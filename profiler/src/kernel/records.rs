@@ -1,8 +1,14 @@
 //! Records out of the rings.
 
-use std::{ptr, sync::atomic::{AtomicU64, Ordering}};
+use std::{
+    ptr,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
-use profiler_ebpf::{RecordHeader, Ring, record::{HEADER_BYTES, RECORD_BYTES}};
+use profiler_ebpf::{
+    RecordHeader, Ring,
+    record::{HEADER_BYTES, RECORD_BYTES},
+};
 
 use super::mapped::MappedArray;
 
@@ -58,28 +64,23 @@ fn words(bytes: &[u8]) -> Vec<u64> {
 
 /// The rings of one context, one a CPU.
 pub struct Rings {
-    rings: MappedArray<Ring>,
+    mapped: MappedArray<Ring>,
     ring_bytes: u64,
     buffer: Vec<u8>,
 }
 
 impl Rings {
     /// Takes the mapped rings, of which `ring_bytes` each are used.
-    pub fn new(rings: MappedArray<Ring>, ring_bytes: u32) -> Self {
-        Self { rings, ring_bytes: u64::from(ring_bytes), buffer: vec![0; RECORD_BYTES] }
-    }
-
-    /// Memory in bytes.
-    pub fn bytes(&self) -> usize {
-        self.rings.bytes()
+    pub fn new(mapped: MappedArray<Ring>, ring_bytes: u32) -> Self {
+        Self { mapped, ring_bytes: u64::from(ring_bytes), buffer: vec![0; RECORD_BYTES] }
     }
 
     /// Takes out everything that is there. A record that makes no sense (none was ever seen) ends that ring's reading and
     /// is returned as an error's worth of bytes skipped.
     pub fn drain(&mut self, mut take: impl FnMut(Record)) -> u64 {
         let mut skipped = 0;
-        for cpu in 0..self.rings.len() {
-            let Some(ring) = self.rings.at(cpu) else { continue };
+        for cpu in 0..self.mapped.len() {
+            let Some(ring) = self.mapped.at(cpu) else { continue };
             // SAFETY: inside the mapping; the kernel stores `head` with a full barrier after the records before it.
             let head = unsafe { AtomicU64::from_ptr(&raw mut (*ring).head) }.load(Ordering::Acquire);
             // SAFETY: as above; only we write `tail`.
@@ -110,9 +111,144 @@ impl Rings {
 
 #[cfg(test)]
 mod tests {
+    use std::{error::Error, mem::offset_of};
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::kernel::mapped::testing;
+
+    type TestResult = Result<(), Box<dyn Error>>;
+
+    const SMALL: u32 = 4096;
+
+    /// A record with these stacks, as the kernel programs lay it out.
+    fn bytes_of(tid: u32, kernel: &[u64], user: &[u64]) -> Vec<u8> {
+        let length = HEADER_BYTES + (kernel.len() + user.len()) * 8;
+        let mut bytes = vec![0; HEADER_BYTES];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(offset_of!(RecordHeader, length), &(length as u32).to_ne_bytes());
+        put(offset_of!(RecordHeader, tid), &tid.to_ne_bytes());
+        put(offset_of!(RecordHeader, kernel_bytes), &(kernel.len() as i32 * 8).to_ne_bytes());
+        put(offset_of!(RecordHeader, user_bytes), &(user.len() as i32 * 8).to_ne_bytes());
+        put(offset_of!(RecordHeader, comm), b"thread\0rubbish");
+        bytes.extend(kernel.iter().chain(user).flat_map(|frame| frame.to_ne_bytes()));
+        bytes
+    }
+
+    /// The kernel's side of a ring: writes where `head` is, into the spare bytes if need be, and moves it. False if there
+    /// is no room.
+    fn write(ring: *mut Ring, record: &[u8]) -> bool {
+        // SAFETY: the ring is mapped for as long as the test runs, and nobody else touches it meanwhile.
+        unsafe {
+            if (*ring).head - (*ring).tail + record.len() as u64 > u64::from(SMALL) {
+                return false;
+            }
+            let place = ((*ring).head & u64::from(SMALL - 1)) as usize;
+            (&mut (*ring).data)[place..place + record.len()].copy_from_slice(record);
+            (*ring).head += record.len() as u64;
+        }
+        true
+    }
+
+    /// Small rings, one a CPU, and where they are.
+    fn rings(cpus: usize) -> Result<(Rings, Vec<*mut Ring>), Box<dyn Error>> {
+        let (_file, mapped) = testing::in_memory::<Ring>(cpus)?;
+        let places = (0..cpus).filter_map(|cpu| mapped.at(cpu)).collect();
+        Ok((Rings::new(mapped, SMALL), places))
+    }
+
+    fn drained(rings: &mut Rings) -> (Vec<Record>, u64) {
+        let mut records = Vec::new();
+        let skipped = rings.drain(|record| records.push(record));
+        (records, skipped)
+    }
+
+    #[test]
+    fn records_come_out_once_in_order_and_cpu_by_cpu() -> TestResult {
+        let (mut rings, places) = rings(2)?;
+        assert!(write(places[1], &bytes_of(3, &[7], &[])));
+        assert!(write(places[0], &bytes_of(1, &[0x10, 0x20], &[0x30])));
+        assert!(write(places[0], &bytes_of(2, &[], &[0x40])));
+        let (records, skipped) = drained(&mut rings);
+        assert_eq!(records.iter().map(|record| record.header.tid).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!((records[0].kernel.as_slice(), records[0].user.as_slice()), (&[0x10, 0x20][..], &[0x30][..]));
+        assert_eq!((records[1].kernel.len(), records[1].user.as_slice()), (0, &[0x40][..]));
+        assert_eq!(records[0].thread_name(), "thread");
+        assert_eq!(skipped, 0);
+        assert_eq!(drained(&mut rings), (Vec::new(), 0));
+        Ok(())
+    }
+
+    #[test]
+    fn a_record_at_the_end_runs_on_into_the_spare_bytes() -> TestResult {
+        let (mut rings, places) = rings(1)?;
+        let ring = places[0];
+        let start = u64::from(SMALL) * 5 - 64;
+        // SAFETY: the ring is mapped, and only this test touches it.
+        unsafe {
+            (*ring).head = start;
+            (*ring).tail = start;
+        }
+        let kernel: Vec<u64> = (0..100).collect();
+        let (long, next) = (bytes_of(1, &kernel, &[1, 2]), bytes_of(2, &[9], &[]));
+        assert!(write(ring, &long) && write(ring, &next));
+        let (records, skipped) = drained(&mut rings);
+        assert_eq!(records.len(), 2);
+        assert_eq!(records[0].kernel, kernel);
+        assert_eq!(records[0].user, [1, 2]);
+        assert_eq!(records[1].kernel, [9]);
+        assert_eq!(skipped, 0);
+        // SAFETY: as above.
+        assert_eq!(unsafe { (*ring).tail }, start + (long.len() + next.len()) as u64);
+        Ok(())
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_counted_and_the_ring_goes_on() -> TestResult {
+        let (mut rings, places) = rings(1)?;
+        let mut odd = bytes_of(1, &[1, 2], &[]);
+        odd[offset_of!(RecordHeader, length)] = 3;
+        let good = bytes_of(2, &[5], &[]);
+        assert!(write(places[0], &good) && write(places[0], &odd) && write(places[0], &good));
+        let (records, skipped) = drained(&mut rings);
+        assert_eq!(records.len(), 1);
+        assert_eq!(skipped, (odd.len() + good.len()) as u64);
+        assert!(write(places[0], &good));
+        let (records, skipped) = drained(&mut rings);
+        assert_eq!((records.len(), skipped), (1, 0));
+        assert_eq!(records[0].kernel, [5]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_stack_that_could_not_be_taken_leaves_the_other() {
+        let mut bytes = bytes_of(1, &[], &[8, 9]);
+        let at = offset_of!(RecordHeader, kernel_bytes);
+        bytes[at..at + 4].copy_from_slice(&(-libc::EFAULT).to_ne_bytes());
+        let record = Record::parse(&bytes);
+        assert!(record.is_some_and(|record| record.kernel.is_empty() && record.user == [8, 9]));
+    }
+
+    #[test]
+    fn damaged_lengths_are_refused() {
+        let bytes = bytes_of(1, &[1, 2], &[3]);
+        let with = |at: usize, value: u32| {
+            let mut bytes = bytes.clone();
+            bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+            Record::parse(&bytes)
+        };
+        let length = offset_of!(RecordHeader, length);
+        let kernel_bytes = offset_of!(RecordHeader, kernel_bytes);
+        for wrong in [0, 8, HEADER_BYTES as u32 + 4, bytes.len() as u32 + 8, u32::MAX] {
+            assert_eq!(with(length, wrong), None, "length {wrong}");
+        }
+        for wrong in [4, 32, i32::MAX as u32] {
+            assert_eq!(with(kernel_bytes, wrong), None, "kernel bytes {wrong}");
+        }
+        assert!(with(length, bytes.len() as u32).is_some());
+        assert_eq!(Record::parse(&bytes[..HEADER_BYTES - 1]), None);
+    }
 
     proptest! {
         #[test]
@@ -121,6 +257,29 @@ mod tests {
                 prop_assert!(record.length() <= bytes.len());
                 prop_assert_eq!(HEADER_BYTES + (record.kernel.len() + record.user.len()) * 8, record.length());
             }
+        }
+
+        /// However long the records and whenever the ring is drained: each record that found room comes out, whole, once.
+        #[test]
+        fn every_record_that_found_room_comes_out(
+            steps in proptest::collection::vec((0_usize..=127, 0_usize..=127, any::<bool>()), 1..60)
+        ) {
+            let Ok((mut rings, places)) = rings(1) else { return Err(TestCaseError::fail("no memory")) };
+            let (mut expected, mut found) = (Vec::new(), Vec::new());
+            for (tid, (kernel, user, drain)) in steps.into_iter().enumerate() {
+                let kernel: Vec<u64> = (0..kernel as u64).map(|frame| frame << 8 | tid as u64).collect();
+                let user: Vec<u64> = (0..user as u64).map(|frame| frame << 40 | tid as u64).collect();
+                if write(places[0], &bytes_of(tid as u32, &kernel, &user)) {
+                    expected.push((tid as u32, kernel, user));
+                }
+                if drain {
+                    prop_assert_eq!(rings.drain(|record| found.push(record)), 0);
+                }
+            }
+            prop_assert_eq!(rings.drain(|record| found.push(record)), 0);
+            let found: Vec<_> =
+                found.into_iter().map(|record| (record.header.tid, record.kernel, record.user)).collect();
+            prop_assert_eq!(found, expected);
         }
     }
 }

@@ -33,8 +33,7 @@ pub struct Sampler {
 impl Sampler {
     /// Opens and starts an event on every online CPU.
     pub fn start(program: BorrowedFd<'_>, frequency_hz: u32) -> Result<Self, KernelError> {
-        let program =
-            program.try_clone_to_owned().map_err(|source| KernelError::Sampling { cpu: None, source })?;
+        let program = program.try_clone_to_owned().map_err(|source| KernelError::Sampling { cpu: None, source })?;
         let period_ns = 1_000_000_000 / u64::from(frequency_hz.max(1));
         let mut this = Self { period_ns, program, events: BTreeMap::new(), closed: 0 };
         this.follow_cpus()?;
@@ -67,22 +66,7 @@ impl Sampler {
     }
 
     fn open(&self, cpu: u32) -> io::Result<CpuEvent> {
-        // SAFETY: plain integers, for which zero is the documented default.
-        let mut attr: perf_event_attr = unsafe { std::mem::zeroed() };
-        attr.size = size_of::<perf_event_attr>() as u32;
-        attr.type_ = PERF_TYPE_SOFTWARE as u32;
-        attr.config = PERF_COUNT_SW_CPU_CLOCK as u64;
-        attr.__bindgen_anon_1.sample_period = self.period_ns;
-        attr.set_disabled(1);
-        // SAFETY: the attribute is complete and outlives the call; the result is a fresh descriptor or -1.
-        let fd = unsafe {
-            libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, cpu as libc::c_int, -1, PERF_FLAG_FD_CLOEXEC)
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: just opened and owned by nobody else.
-        let event = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let event = open_event(cpu, self.period_ns)?;
         let link = sys::link_perf_event(self.program.as_fd(), event.as_fd())?;
         control(&event, PERF_EVENT_IOC_ENABLE)?;
         Ok(CpuEvent { event, _link: link })
@@ -101,6 +85,26 @@ impl Sampler {
             }
         }
     }
+}
+
+/// Opens a `cpu-clock` event of everything on a CPU, disabled.
+pub(super) fn open_event(cpu: u32, period_ns: u64) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers, for which zero is the documented default.
+    let mut attr: perf_event_attr = unsafe { std::mem::zeroed() };
+    attr.size = size_of::<perf_event_attr>() as u32;
+    attr.type_ = PERF_TYPE_SOFTWARE as u32;
+    attr.config = PERF_COUNT_SW_CPU_CLOCK as u64;
+    attr.__bindgen_anon_1.sample_period = period_ns;
+    attr.set_disabled(1);
+    // SAFETY: the attribute is complete and outlives the call; the result is a fresh descriptor or -1.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_perf_event_open, &raw const attr, -1, cpu as libc::c_int, -1, PERF_FLAG_FD_CLOEXEC)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just opened and owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 fn control(event: &OwnedFd, request: libc::c_ulong) -> io::Result<()> {

@@ -15,13 +15,15 @@ use aya_obj::generated::{
 
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 
-fn bpf(command: u32, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+/// Calls bpf(2).
+pub(super) fn bpf(command: u32, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
     // SAFETY: the attribute is a whole, initialized union that outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<bpf_attr>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn empty_attr() -> bpf_attr {
+/// An attribute of bpf(2) to fill in.
+pub(super) fn empty_attr() -> bpf_attr {
     // SAFETY: a union of plain integers, for which zero is the documented default.
     unsafe { std::mem::zeroed() }
 }
@@ -65,11 +67,7 @@ pub fn program_statistics(program: BorrowedFd<'_>) -> io::Result<ProgramStatisti
     attr.info.info_len = size_of::<bpf_prog_info>() as u32;
     attr.info.info = (&raw mut info) as u64;
     bpf(BPF_OBJ_GET_INFO_BY_FD as u32, &mut attr)?;
-    Ok(ProgramStatistics {
-        run_time_ns: info.run_time_ns,
-        runs: info.run_cnt,
-        recursion_misses: info.recursion_misses,
-    })
+    Ok(ProgramStatistics { run_time_ns: info.run_time_ns, runs: info.run_cnt, recursion_misses: info.recursion_misses })
 }
 
 /// Waits until every kernel program that was running has ended. Where the kernel refuses (nohz_full hosts), waits a fixed

@@ -32,24 +32,24 @@ fn class_of(name: &str) -> u8 {
         "futex" | "futex_wait" | "futex_waitv" | "futex_requeue" => CLASS_LOCK,
         "nanosleep" | "clock_nanosleep" => CLASS_SLEEP,
         "recvfrom" | "sendto" | "recvmsg" | "sendmsg" => CLASS_NETWORK | MOVES_BYTES,
-        "accept" | "accept4" | "connect" | "recvmmsg" | "sendmmsg" | "shutdown" => CLASS_NETWORK,
-        "epoll_wait" | "epoll_pwait" | "epoll_pwait2" => CLASS_NETWORK,
+        "accept" | "accept4" | "connect" | "recvmmsg" | "sendmmsg" | "shutdown" | "epoll_wait" | "epoll_pwait"
+        | "epoll_pwait2" => CLASS_NETWORK,
         "select" | "pselect6" => CLASS_POLL | argument(0),
         "poll" | "ppoll" => CLASS_POLL | argument(1),
         "read" | "write" | "readv" | "writev" | "pread64" | "pwrite64" | "preadv" | "pwritev" | "preadv2"
         | "pwritev2" | "sendfile" | "vmsplice" => CLASS_DESCRIPTOR | argument(0) | MOVES_BYTES,
         "splice" => CLASS_DESCRIPTOR | argument(2) | MOVES_BYTES,
         "tee" => CLASS_DESCRIPTOR | argument(1) | MOVES_BYTES,
-        "copy_file_range" => CLASS_FILE | MOVES_BYTES,
-        "getdents" | "getdents64" => CLASS_FILE | MOVES_BYTES,
-        "getrandom" | "readlink" | "readlinkat" => MOVES_BYTES | CLASS_FILE,
+        "copy_file_range" | "getdents" | "getdents64" | "getrandom" | "readlink" | "readlinkat" => {
+            CLASS_FILE | MOVES_BYTES
+        }
         "fsync" | "fdatasync" | "sync" | "syncfs" | "sync_file_range" | "msync" | "open" | "openat" | "openat2"
         | "creat" | "close" | "stat" | "lstat" | "newfstatat" | "fstat" | "statx" | "statfs" | "fstatfs" | "access"
         | "faccessat" | "faccessat2" | "unlink" | "unlinkat" | "rename" | "renameat" | "renameat2" | "mkdir"
-        | "mkdirat" | "rmdir" | "link" | "linkat" | "symlink" | "symlinkat" | "truncate" | "ftruncate" | "fallocate"
-        | "chmod" | "fchmod" | "fchmodat" | "chown" | "lchown" | "fchown" | "fchownat" | "utimensat" | "readahead"
-        | "execve" | "execveat" | "mount" | "umount2" | "getxattr" | "setxattr" | "listxattr" | "io_getevents"
-        | "io_submit" | "fadvise64" => CLASS_FILE,
+        | "mkdirat" | "rmdir" | "link" | "linkat" | "symlink" | "symlinkat" | "truncate" | "ftruncate"
+        | "fallocate" | "chmod" | "fchmod" | "fchmodat" | "chown" | "lchown" | "fchown" | "fchownat" | "utimensat"
+        | "readahead" | "execve" | "execveat" | "mount" | "umount2" | "getxattr" | "setxattr" | "listxattr"
+        | "io_getevents" | "io_submit" | "fadvise64" => CLASS_FILE,
         _ => 0,
     }
 }

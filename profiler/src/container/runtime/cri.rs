@@ -189,6 +189,11 @@ impl Cri {
         Ok(Self { channel, runtime: runtime_named(&version.runtime_name) })
     }
 
+    /// Who is there.
+    pub fn runtime(&self) -> Runtime {
+        self.runtime
+    }
+
     /// All containers and pod sandboxes, ended ones that are not removed yet included.
     pub async fn list(&self) -> Result<Vec<Metadata>, Fault> {
         let containers: ListContainersResponse = self.ask("ListContainers", ListRequest::default()).await?;

@@ -32,6 +32,11 @@ impl Engine {
         Ok(Self { client, runtime })
     }
 
+    /// Which of the two it is.
+    pub fn runtime(&self) -> Runtime {
+        self.runtime
+    }
+
     /// All running containers.
     pub async fn list(&self) -> Result<Vec<Metadata>, Fault> {
         let found = self.client.list_containers(None).await.map_err(fault)?;

@@ -502,6 +502,28 @@ async fn follow(api: Arc<Api>, outbox: Outbox, faults: mpsc::Sender<Fault>) {
     }
 }
 
+/// What came of asking at a socket who is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Where.
+    pub socket: RuntimeSocket,
+    /// Who, or what is wrong.
+    pub runtime: Result<Runtime, Fault>,
+}
+
+/// Asks at each socket who is there, all at once. None of them can take longer than a few requests may.
+pub fn probe(sockets: Vec<RuntimeSocket>) -> Result<Vec<Answer>, ContainerError> {
+    let asynchronous = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asynchronous = asynchronous.map_err(ContainerError::Thread)?;
+    let ask = async |socket: RuntimeSocket| {
+        let runtime = connect(&socket.path).await.map(|api| api.runtime());
+        Answer { socket, runtime }
+    };
+    let answers = asynchronous.block_on(futures_util::future::join_all(sockets.into_iter().map(ask)));
+    asynchronous.shutdown_background();
+    Ok(answers)
+}
+
 /// What speaks at a socket.
 enum Api {
     Engine(docker::Engine),
@@ -509,6 +531,13 @@ enum Api {
 }
 
 impl Api {
+    fn runtime(&self) -> Runtime {
+        match self {
+            Self::Engine(engine) => engine.runtime(),
+            Self::Cri(cri) => cri.runtime(),
+        }
+    }
+
     async fn list(&self) -> Result<Vec<Metadata>, Fault> {
         match self {
             Self::Engine(engine) => engine.list().await,

@@ -206,3 +206,14 @@ fn what_is_learnt_later_adds_to_what_is_known() {
     known.merge(Metadata { name: Some("new".to_owned()), ..Metadata::default() });
     assert_eq!((known.name.as_deref(), known.runtime), (Some("new"), Runtime::Podman));
 }
+
+#[test]
+fn every_socket_that_is_asked_answers_or_has_its_fault() {
+    let (_directory, closing) = fake("docker.sock", drop);
+    let nowhere = RuntimeSocket { path: PathBuf::from("/nonexistent/docker.sock"), origin: Origin::WellKnown };
+    let answers = probe(vec![closing.clone(), nowhere.clone()]).unwrap();
+    assert_eq!(answers.len(), 2);
+    assert_eq!(answers[0].socket, closing);
+    assert!(answers[0].runtime.is_err(), "{answers:?}");
+    assert_eq!(answers[1], Answer { socket: nowhere, runtime: Err(Fault::Missing) });
+}
