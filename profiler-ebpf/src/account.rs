@@ -24,6 +24,10 @@ pub enum Part {
     BlockedSleep = 7,
     /// Blocked on anything else.
     BlockedOther = 8,
+    /// On a CPU by the clock on the wall but not by the scheduler's: the hypervisor ran another machine, or (where the
+    /// kernel accounts them apart) interrupts were served. A difference of two clocks: a little may be owed, as a
+    /// negative number in two's complement.
+    Stolen = 9,
 }
 
 /// Number of [`Part`]s, rounded up to a power of two so that an index is bounded by a mask.

@@ -23,6 +23,8 @@ pub struct Offsets {
     pub task_utime: u32,
     /// `task_struct.stime`, in nanoseconds, counted by ticks.
     pub task_stime: u32,
+    /// `task_struct.se.sum_exec_runtime`, in nanoseconds: CPU time as the scheduler accounts it.
+    pub task_exec: u32,
     /// `task_struct.cgroups`.
     pub task_cgroups: u32,
     /// `task_struct.files`.
@@ -89,6 +91,10 @@ pub struct Offsets {
     pub regs_fp: u32,
     /// `cfs_rq.throttle_count`, where `cfs_rq_throttled_since` is not cleared when the throttling ends.
     pub cfs_rq_throttle_count: u32,
+    /// `task_struct.sched_info.last_queued`: since when it waits on a run queue, by that queue's clock.
+    pub task_last_queued: u32,
+    /// `rq.clock`.
+    pub rq_wall_clock: u32,
     /// `rq.lost_idle_time`, where `rq_clock` runs ahead by it.
     pub rq_clock_lost: u32,
 }
@@ -107,6 +113,7 @@ impl Offsets {
             task_comm: Self::ABSENT,
             task_utime: Self::ABSENT,
             task_stime: Self::ABSENT,
+            task_exec: Self::ABSENT,
             task_cgroups: Self::ABSENT,
             task_files: Self::ABSENT,
             task_on_cpu: Self::ABSENT,
@@ -140,6 +147,8 @@ impl Offsets {
             regs_sp: Self::ABSENT,
             regs_fp: Self::ABSENT,
             cfs_rq_throttle_count: Self::ABSENT,
+            task_last_queued: Self::ABSENT,
+            rq_wall_clock: Self::ABSENT,
             rq_clock_lost: Self::ABSENT,
         }
     }
@@ -159,8 +168,6 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// T: off-CPU gaps shorter than this are kept with probability gap / T. At most 4 s.
     pub offcpu_threshold_ns: u64,
-    /// Address of the kernel's `timerfd_fops`; 0 if unknown.
-    pub timerfd_fops: u64,
     /// Hierarchy id that cgroup events must come from.
     pub hierarchy: u32,
     /// Whether off-CPU stacks are wanted.
@@ -196,6 +203,12 @@ pub struct Control {
     pub iterate: u32,
     /// Next unused `SyscallRow`.
     pub next_syscall_row: u32,
+    /// The loader's own thread, for [`iterate::LEARN`].
+    pub own_thread: u32,
+    /// A timerfd of the loader's, for [`iterate::LEARN`].
+    pub own_timerfd: u32,
+    /// Address of the operations that timers' files have, learnt from that one; 0 until then.
+    pub timer_operations: u64,
 }
 
 impl Control {
@@ -220,6 +233,8 @@ pub mod iterate {
     pub const CORRECT: u32 = 1;
     /// Settle what is open at the window's end into the ended generation, and write out the waits still open.
     pub const SETTLE: u32 = 2;
+    /// Learn from the loader's own descriptors what a timer looks like.
+    pub const LEARN: u32 = 3;
 }
 
 macro_rules! counters {
@@ -290,6 +305,6 @@ counters! {
 pub const COUNTERS: usize = 32;
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS);
-const _: () = assert!(size_of::<Offsets>() == 43 * 4 && align_of::<Offsets>() == 4);
-const _: () = assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 8);
-const _: () = assert!(size_of::<Control>() == 16 && align_of::<Control>() == 8);
+const _: () = assert!(size_of::<Offsets>() == 46 * 4 && align_of::<Offsets>() == 4);
+const _: () = assert!(size_of::<Settings>() == 48 && align_of::<Settings>() == 8);
+const _: () = assert!(size_of::<Control>() == 32 && align_of::<Control>() == 8);

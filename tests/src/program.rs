@@ -2,12 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -106,6 +107,7 @@ pub fn finish(command: &mut Command) -> Result<Finished> {
 pub struct Running {
     child: Child,
     streams: Option<(Drain, Drain)>,
+    begins: Receiver<()>,
 }
 
 type Drain = JoinHandle<String>;
@@ -126,8 +128,10 @@ pub fn start(command: &mut Command) -> Result<Running> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {command:?}"))?;
-    let streams = child.stdout.take().map(drain).zip(child.stderr.take().map(drain));
-    Ok(Running { child, streams })
+    let (begun, begins) = channel();
+    let stdout = child.stdout.take().map(drain);
+    let stderr = child.stderr.take().map(|stream| drain_and_tell(stream, begun));
+    Ok(Running { child, streams: stdout.zip(stderr), begins })
 }
 
 fn drain(mut stream: impl Read + Send + 'static) -> Drain {
@@ -139,39 +143,39 @@ fn drain(mut stream: impl Read + Send + 'static) -> Drain {
     })
 }
 
+/// Collects the lines and tells when one says that the recording has begun.
+fn drain_and_tell(stream: impl Read + Send + 'static, begun: Sender<()>) -> Drain {
+    thread::spawn(move || {
+        let mut text = String::new();
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if line.starts_with("recording") {
+                // Nobody listens to a profiler that is run to its end.
+                begun.send(()).ok();
+            }
+            text.push_str(&line);
+            text.push('\n');
+        }
+        text
+    })
+}
+
 impl Running {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until it holds links to kernel programs and has stopped making more.
+    /// Waits until it says that it is recording.
     pub fn wait_until_attached(&mut self) -> Result<()> {
-        const UNCHANGED_LOOKS: u32 = 15;
-        let deadline = Instant::now() + PATIENCE;
-        let (mut links, mut unchanged) = (0, 0);
-        while unchanged < UNCHANGED_LOOKS {
-            if let Some(status) = self.child.try_wait()? {
+        match self.begins.recv_timeout(PATIENCE) {
+            Ok(()) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => bail!("the profiler did not begin to record within {PATIENCE:?}"),
+            Err(RecvTimeoutError::Disconnected) => {
+                let status = self.child.wait()?;
                 let (stdout, stderr) = self.collect();
-                bail!("the profiler ended with {status} before it recorded:\n{stdout}{stderr}");
+                bail!("the profiler ended with {status} before it recorded:\n{stdout}{stderr}")
             }
-            ensure!(Instant::now() < deadline, "the profiler attached nothing within {PATIENCE:?}");
-            let now = self.links();
-            unchanged = if now > 0 && now == links { unchanged + 1 } else { 0 };
-            links = now;
-            thread::sleep(Duration::from_millis(20));
         }
-        Ok(())
-    }
-
-    /// Number of links to kernel programs that it holds.
-    fn links(&self) -> usize {
-        let Ok(entries) = fs::read_dir(format!("/proc/{}/fdinfo", self.pid())) else { return 0 };
-        entries
-            .flatten()
-            .filter_map(|entry| fs::read_to_string(entry.path()).ok())
-            .filter(|text| text.contains("link_type:"))
-            .count()
     }
 
     /// Ids of the kernel programs that it holds descriptors or links of.

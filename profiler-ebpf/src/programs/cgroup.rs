@@ -42,7 +42,12 @@ fn tell(kind: EventKind, context: &BtfTracePointContext) {
     if hierarchy != setting!(hierarchy) {
         return;
     }
-    debug!(context, "cgroup {}: {}", id, if kind as u32 == EventKind::CgroupCreated as u32 { "created" } else { "removed" });
+    debug!(
+        context,
+        "cgroup {}: {}",
+        id,
+        if kind as u32 == EventKind::CgroupCreated as u32 { "created" } else { "removed" }
+    );
     let Some(mut entry) = EVENTS.reserve(0) else {
         count(Counter::EventsRingFull);
         return;

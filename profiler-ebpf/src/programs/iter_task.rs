@@ -6,11 +6,7 @@ use aya_ebpf::{
     bindings::seq_file,
     helpers::generated::{bpf_ktime_get_ns, bpf_seq_write},
 };
-use profiler_ebpf::{
-    Control, Counter, Part, RecordHeader, RecordKind,
-    record::user_stack,
-    settings::iterate,
-};
+use profiler_ebpf::{Control, Counter, Part, RecordHeader, RecordKind, record::user_stack, settings::iterate};
 
 use crate::{
     clock, container,
@@ -36,6 +32,9 @@ struct IterMeta {
     seq: *mut seq_file,
 }
 
+/// Time between two ticks on most kernels (HZ = 250).
+const TICK_NS: u64 = 4_000_000;
+
 /// Called once a thread, and once more without one.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
@@ -51,12 +50,26 @@ pub extern "C" fn iter_task(context: *const IterTask) -> i32 {
     match unsafe { ptr::read_volatile(&raw const (*control).iterate) } {
         iterate::CREATE => create(task),
         iterate::CORRECT => correct(task),
+        iterate::LEARN => learn(task),
         // A slot could not be made when the thread was born: from now on it is measured.
         _ if task::slot_of(task).is_none() => create(task),
         // SAFETY: the kernel's context, as above.
         _ => settle(task, unsafe { ptr::read_volatile(&raw const (*ptr::read_volatile(meta)).seq) }),
     }
     0
+}
+
+/// A timer's file is told by its operations, whose address the kernel need not tell: the loader has a timer open.
+#[inline(always)]
+fn learn(task: Task) {
+    let Some(control) = CONTROL.get_ptr_mut(0) else { return };
+    // SAFETY: a looked-up element lives while the program runs; the iterator is the only one to write this member.
+    unsafe {
+        if task.tid() == ptr::read_volatile(&raw const (*control).own_thread) {
+            let timer = ptr::read_volatile(&raw const (*control).own_timerfd);
+            ptr::write_volatile(&raw mut (*control).timer_operations, task.file_operations(u64::from(timer)));
+        }
+    }
 }
 
 #[inline(always)]
@@ -143,7 +156,7 @@ fn settle(task: Task, seq: *mut seq_file) {
     let Some(row) = window::row(generation ^ 1, cpu, slot.container) else { return };
     match state {
         task::RUNNING => {
-            window::add(row, Part::Cpu as u32, previous_ns);
+            settle_running(slot, task, row, since_ns, previous_ns);
             return;
         }
         task::RUNNABLE => settle_wait(slot, task, row, queued_ns, start_ns),
@@ -160,6 +173,25 @@ fn settle(task: Task, seq: *mut seq_file) {
     slot.gap_self_ns = 0;
     slot.gap_other_ns = 0;
     slot.gap_throttled_ns = 0;
+}
+
+/// The part of a running stretch before the window's start. What the scheduler has accounted so far is as old as the last
+/// tick, so that much less is not taken for stolen; what is said here too little is made up when the stretch ends.
+#[inline(always)]
+fn settle_running(
+    slot: &mut TaskSlot,
+    task: Task,
+    row: &mut profiler_ebpf::LedgerRow,
+    since_ns: u64,
+    previous_ns: u64,
+) {
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let elapsed_ns = now_ns.saturating_sub(since_ns);
+    let known_ns = task.exec_ns().wrapping_sub(slot.exec_ns) + TICK_NS;
+    let ran_ns = if known_ns >= elapsed_ns { previous_ns } else { window::share(known_ns, previous_ns, elapsed_ns) };
+    window::add_ran(row, previous_ns, ran_ns);
+    slot.exec_ns = slot.exec_ns.wrapping_add(ran_ns);
 }
 
 /// The part of a runnable wait before the window's start: the share of what was waited up to now. The baselines move on by

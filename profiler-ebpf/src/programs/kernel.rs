@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use profiler_ebpf::{COMM_BYTES, Offsets, record::RecordHeader};
 
-use crate::maps::offset;
+use crate::maps::{offset, timer_operations};
 
 /// `PF_KTHREAD`: a kernel thread.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -26,8 +26,13 @@ const TASK_DEAD: u32 = 0x0080;
 const TASK_NEW: u32 = 0x0800;
 /// `TS_COMPAT`: in a syscall made through the 32-bit table.
 const TS_COMPAT: u32 = 0x0002;
-/// File type bits of `i_mode`, shifted down by 12, and their values.
+/// File type of `i_mode`: its place and its values.
 const S_IFMT_SHIFT: u16 = 12;
+const S_IFDIR: u16 = 0o04;
+const S_IFBLK: u16 = 0o06;
+const S_IFREG: u16 = 0o10;
+const S_IFLNK: u16 = 0o12;
+const S_IFSOCK: u16 = 0o14;
 
 /// Kinds of files that blocking is told apart by.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,6 +133,13 @@ impl Task {
         self.member(offset!(task_stime))
     }
 
+    /// CPU time as the scheduler accounts it, in nanoseconds: up to date when the thread leaves the CPU, else up to the
+    /// last tick.
+    #[inline(always)]
+    pub fn exec_ns(self) -> u64 {
+        self.member(offset!(task_exec))
+    }
+
     /// Whether it waits for block I/O.
     #[inline(always)]
     pub fn in_iowait(self) -> bool {
@@ -175,6 +187,26 @@ impl Task {
     pub fn registers(self) -> Registers {
         // SAFETY: the helper takes a typed task and returns a typed `pt_regs` of it.
         Registers(unsafe { bpf_task_pt_regs(self.0) } as *const c_void)
+    }
+
+    /// How long it has been waiting on its run queue, as the scheduler accounts it (schedstat's run_delay), in
+    /// nanoseconds; none where that is not known.
+    #[inline(always)]
+    pub fn queued_ns(self) -> Option<u64> {
+        if offset!(task_last_queued) == Offsets::ABSENT || offset!(task_cfs_rq) == Offsets::ABSENT {
+            return None;
+        }
+        let queued: u64 = self.member(offset!(task_last_queued));
+        if queued == 0 {
+            return None;
+        }
+        let cfs_rq: *const c_void = self.member(offset!(task_cfs_rq));
+        // SAFETY: typed by the loads before them (`cfs_rq`, `rq`).
+        let now: u64 = unsafe {
+            let rq: *const c_void = load(cfs_rq, offset!(cfs_rq_rq));
+            load(rq, offset!(rq_wall_clock))
+        };
+        Some(now.saturating_sub(queued))
     }
 
     /// How long the run queue it is on has been throttled so far, in nanoseconds of the queue's own clock.
@@ -236,37 +268,62 @@ impl Task {
         }
     }
 
-    /// What kind of file a descriptor of the thread's process is.
+    /// The open file behind a descriptor of the thread's process.
     #[inline(always)]
-    pub fn file_kind(self, descriptor: u64, timerfd_fops: u64) -> FileKind {
+    fn file(self, descriptor: u64) -> Option<u64> {
         let files: *const c_void = self.member(offset!(task_files));
-        // SAFETY: `files_struct` and `fdtable` are typed; the table of descriptors is an array of pointers and the rest
-        // is read by the helper, which checks.
+        // SAFETY: `files_struct` and `fdtable` are typed; the table of descriptors is an array of pointers, whose type is
+        // lost, so the helper reads it and checks.
         unsafe {
             let table: *const c_void = load(files, offset!(files_fdt));
             let max: u32 = load(table, offset!(fdt_max_fds));
             if descriptor >= u64::from(max) {
-                return FileKind::Other;
+                return None;
             }
             let array: u64 = load(table, offset!(fdt_fd));
-            let Ok(file) = bpf_probe_read_kernel((array + descriptor * 8) as *const u64) else { return FileKind::Other };
+            bpf_probe_read_kernel((array + descriptor * 8) as *const u64).ok()
+        }
+    }
+
+    /// Address of the operations of the file behind a descriptor; 0 if there is none.
+    #[inline(always)]
+    pub fn file_operations(self, descriptor: u64) -> u64 {
+        self.file(descriptor).map_or(0, operations)
+    }
+
+    /// What kind of file a descriptor of the thread's process is.
+    #[inline(always)]
+    pub fn file_kind(self, descriptor: u64) -> FileKind {
+        let Some(file) = self.file(descriptor) else { return FileKind::Other };
+        // SAFETY: the helper checks what it reads.
+        unsafe {
             let Ok(inode) = bpf_probe_read_kernel((file + u64::from(offset!(file_inode))) as *const u64) else {
                 return FileKind::Other;
             };
             let Ok(mode) = bpf_probe_read_kernel((inode + u64::from(offset!(inode_mode))) as *const u16) else {
                 return FileKind::Other;
             };
-            match mode >> S_IFMT_SHIFT {
-                0o14 => FileKind::Socket,
-                0o10 | 0o4 | 0o6 | 0o12 => FileKind::Disk,
-                0 if timerfd_fops != 0 => {
-                    let operations = bpf_probe_read_kernel((file + u64::from(offset!(file_op))) as *const u64);
-                    if operations == Ok(timerfd_fops) { FileKind::Timer } else { FileKind::Other }
+            let kind = mode >> S_IFMT_SHIFT;
+            // Anonymous files have no type, or (6.16 and newer) that of a regular file.
+            if kind == 0 || kind == S_IFREG {
+                let timer = timer_operations();
+                if timer != 0 && self::operations(file) == timer {
+                    return FileKind::Timer;
                 }
+            }
+            match kind {
+                S_IFSOCK => FileKind::Socket,
+                S_IFREG | S_IFDIR | S_IFBLK | S_IFLNK => FileKind::Disk,
                 _ => FileKind::Other,
             }
         }
     }
+}
+
+#[inline(always)]
+fn operations(file: u64) -> u64 {
+    // SAFETY: the helper checks what it reads.
+    unsafe { bpf_probe_read_kernel((file + u64::from(offset!(file_op))) as *const u64) }.unwrap_or(0)
 }
 
 /// Id of a cgroup.

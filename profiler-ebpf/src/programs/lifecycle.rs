@@ -2,11 +2,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    helpers::generated::bpf_ktime_get_ns,
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
 use aya_log_ebpf::debug;
 use profiler_ebpf::{CONTAINER_KERNEL, Counter, EventKind};
 
@@ -39,6 +35,7 @@ pub fn initialize(slot: &mut TaskSlot, task: Task, inherited: u32) {
     slot.gap_syscall = NO_SYSCALL;
     slot.take_ns = u64::MAX;
     slot.user_ticks_ns = task.user_ticks_ns();
+    slot.exec_ns = task.exec_ns();
     slot.kernel_ticks_ns = task.kernel_ticks_ns();
     slot.selected = inherited;
     if setting!(filter_processes) != 0 && inherited == 0 {

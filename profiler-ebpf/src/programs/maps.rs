@@ -66,7 +66,6 @@ pub static SETTINGS: Settings = Settings {
     syscall_rows: 1,
     ring_bytes: 4096,
     offcpu_threshold_ns: 1_000_000,
-    timerfd_fops: 0,
     hierarchy: 0,
     off_cpu: 0,
     user_stack_at_exit: 0,
@@ -110,6 +109,13 @@ pub fn syscall_class(number: u64) -> u8 {
     // SAFETY: the index was just checked against the table's length.
     let place = unsafe { (&raw const SYSCALL_CLASSES).cast::<u8>().add(number as usize) };
     constant(place)
+}
+
+/// Address of the operations that timers' files have; 0 if unknown.
+#[inline(always)]
+pub fn timer_operations() -> u64 {
+    // SAFETY: a looked-up element stays valid while the program runs; the word is stored whole.
+    CONTROL.get_ptr(0).map_or(0, |control| unsafe { ptr::read_volatile(&raw const (*control).timer_operations) })
 }
 
 /// The window word that is in force.

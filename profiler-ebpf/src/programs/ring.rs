@@ -38,7 +38,8 @@ pub struct Room {
 pub fn reserve(rings: &Rings, cpu: u32) -> Option<Room> {
     let ring = rings.get_ptr_mut(cpu)?;
     // SAFETY: the element lives while the program runs; `head` is written by this CPU alone, `tail` by userspace.
-    let (head, tail) = unsafe { (ptr::read_volatile(&raw const (*ring).head), ptr::read_volatile(&raw const (*ring).tail)) };
+    let (head, tail) =
+        unsafe { (ptr::read_volatile(&raw const (*ring).head), ptr::read_volatile(&raw const (*ring).tail)) };
     let bytes = u64::from(setting!(ring_bytes));
     if head.wrapping_sub(tail) + RECORD_BYTES as u64 > bytes {
         return None;

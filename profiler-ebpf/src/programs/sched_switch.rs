@@ -2,7 +2,12 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{EbpfContext, helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns}, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
 use profiler_ebpf::{
     CONTAINER_IDLE, CONTAINER_OVERFLOW, Counter, CpuState, Part, RecordHeader, RecordKind,
     account::{SLICES, Slice},
@@ -139,10 +144,10 @@ fn leave(
 
 #[inline(always)]
 fn account_running(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, runnable: bool) {
+    let (user_ns, kernel_ns, exec_ns) = (task.user_ticks_ns(), task.kernel_ticks_ns(), task.exec_ns());
+    let ran_ns = exec_ns.wrapping_sub(slot.exec_ns);
     let stretch = window::end_state(slot, now_ns);
-    let (user_ns, kernel_ns) = (task.user_ticks_ns(), task.kernel_ticks_ns());
-    if let Some(row) = window::row(stretch.generation, cpu, slot.container) {
-        window::add(row, Part::Cpu as u32, stretch.current_ns);
+    if let Some(row) = window::account_ran(stretch, cpu, slot.container, ran_ns) {
         row.user_ticks_ns += user_ns.wrapping_sub(slot.user_ticks_ns);
         row.kernel_ticks_ns += kernel_ns.wrapping_sub(slot.kernel_ticks_ns);
         if runnable {
@@ -153,11 +158,7 @@ fn account_running(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, runna
     }
     slot.user_ticks_ns = user_ns;
     slot.kernel_ticks_ns = kernel_ns;
-    if stretch.previous_ns != 0
-        && let Some(row) = window::row(stretch.generation ^ 1, cpu, slot.container)
-    {
-        window::add(row, Part::Cpu as u32, stretch.previous_ns);
-    }
+    slot.exec_ns = exec_ns;
 }
 
 /// A gap outside syscalls (preempted, or in a page fault) has no sys_exit that could take its user stack, so it is taken
@@ -209,9 +210,19 @@ fn arrive(state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_n
 
 #[inline(always)]
 fn end_wait(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) -> Waited {
+    // The scheduler's own figure for this wait ends when it decides to switch and begins when it puts the thread on the
+    // queue, both a little before the events that tell of it. What ours is longer by, its blocked time is longer by too.
+    let whole_ns = now_ns.saturating_sub(slot.queued_ns);
+    let surplus_ns = match task.queued_ns() {
+        Some(queued_ns) => whole_ns.wrapping_sub(queued_ns),
+        None => 0,
+    };
+    slot.queued_ns = slot.queued_ns.wrapping_add(surplus_ns);
     let waited = wait::waited(slot, now_ns, clock::read(cpu, slot.container, now_ns), task.throttled_ns());
     let stretch = window::end_state(slot, now_ns);
+    let before = if slot.gap_blocked_ns == 0 { Part::Stolen as u32 } else { slot.reason };
     window::account_waited(stretch, cpu, slot.container, waited);
+    window::correct(stretch, cpu, slot.container, before, surplus_ns);
     count_latency(stretch, cpu, slot.container, now_ns.saturating_sub(slot.runnable_ns));
     waited
 }

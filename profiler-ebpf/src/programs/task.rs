@@ -83,6 +83,8 @@ pub struct TaskSlot {
     pub user_ticks_ns: u64,
     /// `stime` when last read.
     pub kernel_ticks_ns: u64,
+    /// `sum_exec_runtime` as far as it is accounted.
+    pub exec_ns: u64,
     /// When the slot was created with a state; equal to `since_ns` while no event has touched it.
     pub created_ns: u64,
 }

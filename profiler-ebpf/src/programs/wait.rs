@@ -49,7 +49,7 @@ pub fn reason(task: Task, state: u32, syscall: u32) -> Part {
         CLASS_POLL => Part::BlockedNetwork,
         CLASS_DESCRIPTOR => {
             let descriptor = task.registers().argument(argument) & 0xffff_ffff;
-            match task.file_kind(descriptor, setting!(timerfd_fops)) {
+            match task.file_kind(descriptor) {
                 FileKind::Socket => Part::BlockedNetwork,
                 FileKind::Timer => Part::BlockedSleep,
                 FileKind::Disk if is_uninterruptible(state) => Part::BlockedDisk,

@@ -60,7 +60,10 @@ pub fn row(generation: u32, cpu: u32, container: u32) -> Option<&'static mut Led
 pub fn add(row: &mut LedgerRow, part: u32, ns: u64) {
     let place = (part as usize) & (PARTS - 1);
     // SAFETY: the index is masked to the array's length.
-    unsafe { *(&raw mut row.parts_ns).cast::<u64>().add(place) += ns };
+    unsafe {
+        let part = (&raw mut row.parts_ns).cast::<u64>().add(place);
+        *part = (*part).wrapping_add(ns);
+    }
 }
 
 /// Accounts a stretch to one part.
@@ -74,6 +77,30 @@ pub fn account(stretch: Stretch, cpu: u32, container: u32, part: u32) {
     {
         add(row, part, stretch.previous_ns);
     }
+}
+
+/// Accounts a running stretch, of which the scheduler says that `ran_ns` were run; the rest was stolen. Returns the row of
+/// the current window.
+#[inline(always)]
+pub fn account_ran(stretch: Stretch, cpu: u32, container: u32, ran_ns: u64) -> Option<&'static mut LedgerRow> {
+    let mut current_ran_ns = ran_ns;
+    if stretch.previous_ns != 0 {
+        let previous_ran_ns = share(ran_ns, stretch.previous_ns, stretch.previous_ns + stretch.current_ns);
+        current_ran_ns -= previous_ran_ns;
+        if let Some(row) = row(stretch.generation ^ 1, cpu, container) {
+            add_ran(row, stretch.previous_ns, previous_ran_ns);
+        }
+    }
+    let row = row(stretch.generation, cpu, container)?;
+    add_ran(row, stretch.current_ns, current_ran_ns);
+    Some(row)
+}
+
+/// Adds running time of which only `ran_ns` were run.
+#[inline(always)]
+pub fn add_ran(row: &mut LedgerRow, wall_ns: u64, ran_ns: u64) {
+    add(row, Part::Cpu as u32, ran_ns);
+    add(row, Part::Stolen as u32, wall_ns.wrapping_sub(ran_ns));
 }
 
 /// A runnable wait, by whom it was behind.
@@ -107,6 +134,15 @@ pub fn account_waited(stretch: Stretch, cpu: u32, container: u32, waited: Waited
     }
     if let Some(row) = row(stretch.generation, cpu, container) {
         add_waited(row, current);
+    }
+}
+
+/// Adds what a wait was accounted shorter than it was seen (or takes, as a negative number in two's complement, what it was
+/// accounted longer) to the part that came before it, so that the parts go on to sum to the thread's lifetime.
+#[inline(always)]
+pub fn correct(stretch: Stretch, cpu: u32, container: u32, part: u32, ns: u64) {
+    if let Some(row) = row(stretch.generation, cpu, container) {
+        add(row, part, ns);
     }
 }
 

@@ -128,6 +128,11 @@ fn print_error(error: &anyhow::Error) {
     drop(writeln!(io::stderr(), "error: {error:#}"));
 }
 
+/// Says on standard error what goes on.
+fn print_note(note: &str) {
+    drop(writeln!(io::stderr(), "{note}"));
+}
+
 /// Says on standard error what is not as it should be.
 fn print_warning(warning: &str) {
     drop(writeln!(io::stderr(), "warning: {warning}"));

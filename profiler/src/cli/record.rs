@@ -220,6 +220,9 @@ struct Progress(Option<ProgressBar>);
 impl Progress {
     fn start(duration: Option<Duration>) -> Self {
         if !stderr().is_terminal() {
+            // One line for scripts and logs: from here on everything is measured.
+            let how_long = duration.map_or_else(String::new, |duration| format!(" for {duration:?}"));
+            super::print_note(&format!("recording{how_long}"));
             return Self(None);
         }
         let bar = duration.map_or_else(ProgressBar::new_spinner, |duration| {
@@ -266,7 +269,8 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(format!("`{unit}` is no unit of time; use us, ms, s, m or h")),
     };
-    let number: f64 = number.parse().map_err(|_| "a number with a unit is wanted, such as 300ms, 10s or 5m".to_owned())?;
+    let number: f64 =
+        number.parse().map_err(|_| "a number with a unit is wanted, such as 300ms, 10s or 5m".to_owned())?;
     let duration = Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())?;
     if duration.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(duration) }
 }

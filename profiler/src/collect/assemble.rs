@@ -93,8 +93,7 @@ impl Collection {
         for container in &mut containers.list {
             finish_container(container);
         }
-        profile.coverage.off_cpu.time_ns =
-            containers.list.iter().map(|container| container.ledger.off_cpu_ns()).sum();
+        profile.coverage.off_cpu.time_ns = containers.list.iter().map(|container| container.ledger.off_cpu_ns()).sum();
         profile.containers = containers.list;
         profile.stacks = table;
         drop_empty(&mut profile);
@@ -296,7 +295,13 @@ impl Collection {
         }
         profile.on_cpu = sums
             .into_iter()
-            .map(|((container, process, thread, stack), count)| OnCpuSample { container, process, thread, stack, count })
+            .map(|((container, process, thread, stack), count)| OnCpuSample {
+                container,
+                process,
+                thread,
+                stack,
+                count,
+            })
             .collect();
     }
 
@@ -308,8 +313,7 @@ impl Collection {
         owners: &mut Owners,
         named: &[NamedStack],
     ) {
-        type Sums = BTreeMap<(ContainerIndex, ProcessIndex, TextId, StackId, OffCpuReason), (f64, f64)>;
-        let mut sums: Sums = BTreeMap::new();
+        let mut sums: BTreeMap<OffCpuKey, (f64, f64)> = BTreeMap::new();
         let mut waits: BTreeMap<(usize, OffCpuReason), (f64, f64)> = BTreeMap::new();
         let mut with_stack_ns = 0.0;
         for ((owner, stack, reason), (weight_ns, count)) in std::mem::take(&mut self.off_cpu) {
@@ -325,6 +329,10 @@ impl Collection {
             let sum = sums.entry((ContainerIndex(place as u32), process, thread, stack.id, reason)).or_default();
             sum.0 += weight_ns;
             sum.1 += count;
+        }
+        for (place, container) in containers.list.iter().enumerate().filter(|(_, one)| one.ledger.stolen_ns > 0) {
+            let key = stolen(ContainerIndex(place as u32), table, owners);
+            sums.insert(key, (container.ledger.stolen_ns as f64, 1.0));
         }
         profile.coverage.off_cpu.with_stack_ns = with_stack_ns as u64;
         for ((place, reason), (ns, count)) in waits {
@@ -345,6 +353,17 @@ impl Collection {
             })
             .collect();
     }
+}
+
+/// What makes off-CPU samples the same.
+type OffCpuKey = (ContainerIndex, ProcessIndex, TextId, StackId, OffCpuReason);
+
+/// Stolen time has no stack: it is exact, and stands in the off-CPU profile under a note.
+fn stolen(container: ContainerIndex, table: &mut StackTable, owners: &mut Owners) -> OffCpuKey {
+    let nobody: Arc<str> = "[stolen]".into();
+    let (process, thread) = owners.of(&(0, 0, nobody.clone(), nobody), table);
+    let note = note("[stolen by the hypervisor]", table);
+    (container, process, thread, table.stack(&[note]), OffCpuReason::Other)
 }
 
 fn add_loss(losses: &mut BTreeMap<String, u64>, name: &str, n: u64) {
@@ -400,8 +419,10 @@ fn add_window(containers: &mut Containers, window: &RawWindow) {
 
 /// The ledger's parts are exact but for the split of CPU time, which follows the kernel's ticks.
 fn ledger(account: &LedgerAccount, kernel_threads: bool) -> Ledger {
-    let part = |part: Part| account.parts_ns[part as usize];
+    // Parts are corrected by small differences of clocks: one that holds nothing else may be a little below zero.
+    let part = |part: Part| account.parts_ns[part as usize].cast_signed().max(0).cast_unsigned();
     let cpu_ns = part(Part::Cpu);
+    let stolen_ns = part(Part::Stolen);
     let ticks_ns = account.user_ticks_ns + account.kernel_ticks_ns;
     let cpu_kernel_ns = if kernel_threads {
         cpu_ns
@@ -411,7 +432,7 @@ fn ledger(account: &LedgerAccount, kernel_threads: bool) -> Ledger {
         (u128::from(cpu_ns) * u128::from(account.kernel_ticks_ns) / u128::from(ticks_ns)) as u64
     };
     Ledger {
-        thread_ns: account.parts_ns.iter().sum(),
+        thread_ns: account.parts_ns.iter().map(|ns| ns.cast_signed().max(0).cast_unsigned()).sum(),
         cpu_user_ns: cpu_ns - cpu_kernel_ns,
         cpu_kernel_ns,
         runnable_self_ns: part(Part::RunnableSelf),
@@ -421,7 +442,8 @@ fn ledger(account: &LedgerAccount, kernel_threads: bool) -> Ledger {
         blocked_disk_ns: part(Part::BlockedDisk),
         blocked_network_ns: part(Part::BlockedNetwork),
         blocked_sleep_ns: part(Part::BlockedSleep),
-        blocked_other_ns: part(Part::BlockedOther),
+        blocked_other_ns: part(Part::BlockedOther) + stolen_ns,
+        stolen_ns,
         voluntary_switches: account.voluntary,
         involuntary_switches: account.involuntary,
     }
@@ -468,14 +490,18 @@ fn drop_empty(profile: &mut Profile) {
         }
     }
     let place_of = |index: ContainerIndex| places.get(index.0 as usize).copied().flatten().map(ContainerIndex);
-    profile.on_cpu.retain_mut(|sample| place_of(sample.container).is_some_and(|place| {
-        sample.container = place;
-        true
-    }));
-    profile.off_cpu.retain_mut(|sample| place_of(sample.container).is_some_and(|place| {
-        sample.container = place;
-        true
-    }));
+    profile.on_cpu.retain_mut(|sample| {
+        place_of(sample.container).is_some_and(|place| {
+            sample.container = place;
+            true
+        })
+    });
+    profile.off_cpu.retain_mut(|sample| {
+        place_of(sample.container).is_some_and(|place| {
+            sample.container = place;
+            true
+        })
+    });
     profile.coverage.syscalls.counted =
         kept.iter().flat_map(|container| &container.syscalls).map(|syscall| syscall.count).sum();
     profile.containers = kept;
@@ -511,7 +537,7 @@ fn name_stack(
         Ok(_) => missing_root(user),
         Err(None) => None,
         Err(Some(reason)) => {
-            frames.push(note(reason, table));
+            frames.push(note(&format!("[user stack: {}]", reason.replace('_', " ")), table));
             Some(*reason)
         }
     };
@@ -536,8 +562,8 @@ fn name_stack(
     }
 }
 
-fn note(reason: &str, table: &mut StackTable) -> FrameId {
-    let function = table.text(&format!("[user stack: {}]", reason.replace('_', " ")));
+fn note(text: &str, table: &mut StackTable) -> FrameId {
+    let function = table.text(text);
     let empty = table.text("");
     table.frame(Frame { kind: FrameKind::Note, function, module: empty, file: empty, line: 0 })
 }

@@ -2,7 +2,7 @@
 //! kernel, and let go when the programs watch.
 
 use std::{
-    ffi::{CString, OsString, OsStr},
+    ffi::{CString, OsStr, OsString},
     io::{self, Read, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -80,7 +80,8 @@ impl HeldCommand {
             .map_err(|error| process(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         let mut pointers: Vec<*const libc::c_char> = arguments.iter().map(|argument| argument.as_ptr()).collect();
         pointers.push(std::ptr::null());
-        let (held, release) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| process(e.into()))?;
+        let (held, release) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| process(e.into()))?;
         let (failure, failed) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| process(e.into()))?;
         // SAFETY: only one thread exists, so the child's memory is consistent; until it execs or exits it makes only

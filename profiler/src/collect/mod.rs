@@ -24,7 +24,9 @@ use rustc_hash::FxHashMap;
 use thiserror::Error;
 
 use crate::{
-    container::{CgroupId, ContainerError, ContainerKey, ContainerResolver, ResolverOptions, Selection, Version, limits},
+    container::{
+        CgroupId, ContainerError, ContainerKey, ContainerResolver, ResolverOptions, Selection, Version, limits,
+    },
     kernel::{
         Counter, Event, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordKind,
         filter,
@@ -330,8 +332,7 @@ impl Collection {
 
     fn owner(&mut self, record: &Record) -> Result<Owner, CollectError> {
         let header = &record.header;
-        let thread =
-            self.threads.entry(header.comm).or_insert_with(|| record.thread_name().into()).clone();
+        let thread = self.threads.entry(header.comm).or_insert_with(|| record.thread_name().into()).clone();
         let command = self.stacks.command(&self.tracker, header.pid, header.time_ns, &thread)?;
         Ok((header.container, header.pid, command, thread))
     }

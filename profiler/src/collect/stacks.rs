@@ -89,13 +89,7 @@ impl StackStore {
     }
 
     /// The command name of a process at `at_ns`; `thread` where it is not known (kernel threads).
-    pub fn command(
-        &mut self,
-        tracker: &Tracker,
-        pid: u32,
-        at_ns: u64,
-        thread: &str,
-    ) -> Result<Arc<str>, TrackerError> {
+    pub fn command(&mut self, tracker: &Tracker, pid: u32, at_ns: u64, thread: &str) -> Result<Arc<str>, TrackerError> {
         let key = (pid, self.programs.get(&pid).copied().unwrap_or(0));
         if let Some(command) = self.commands.get(&key) {
             return Ok(command.clone());

@@ -2,7 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use profiler_ebpf::{Control, Counter, LedgerRow, account::{ERRNOS, PARTS}, histogram::BUCKETS, settings::iterate, syscall::SYSCALLS};
+use profiler_ebpf::{
+    Control, Counter, LedgerRow,
+    account::{ERRNOS, PARTS},
+    histogram::BUCKETS,
+    settings::iterate,
+    syscall::SYSCALLS,
+};
 use rustc_hash::FxHashMap;
 
 use super::{Event, Kernel, KernelError, Record, cost::WindowCosts, sys};
@@ -43,7 +49,7 @@ impl Default for LedgerAccount {
 impl LedgerAccount {
     fn add(&mut self, row: &LedgerRow) {
         for (sum, ns) in self.parts_ns.iter_mut().zip(row.parts_ns) {
-            *sum += ns;
+            *sum = sum.wrapping_add(ns);
         }
         self.user_ticks_ns += row.user_ticks_ns;
         self.kernel_ticks_ns += row.kernel_ticks_ns;

@@ -11,20 +11,13 @@ use aya::{
     programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError},
 };
 use profiler_ebpf::{
-    CONTAINER_FIRST, Control, Counter, CpuState, LedgerRow, Offsets, Settings, map, record::RING_BYTES, settings::iterate,
-    syscall::SYSCALLS,
+    CONTAINER_FIRST, Control, Counter, CpuState, LedgerRow, Offsets, Settings, map, record::RING_BYTES,
+    settings::iterate, syscall::SYSCALLS,
 };
 
 use super::{
-    Kernel, KernelError, KernelOptions, Sizes,
-    btf::KernelTypes,
-    cost::Costs,
-    cpus, drain,
-    mapped::MappedArray,
-    offsets,
-    records::Rings,
-    sampler::Sampler,
-    syscalls,
+    Kernel, KernelError, KernelOptions, Sizes, btf::KernelTypes, cost::Costs, cpus, drain, mapped::MappedArray,
+    offsets, records::Rings, sampler::Sampler, syscalls,
 };
 
 /// The compiled programs.
@@ -63,7 +56,12 @@ impl Sizes {
         // Room for twice the cgroups there are and some more.
         let most = LEDGER_BYTES / (size_of::<LedgerRow>() as u32 * 2 * (cpus + 1));
         let containers = (options.cgroups as u32 * 2 + 64).clamp(128, 4096).min(most.max(32));
-        Ok(Self { cpus, containers, syscall_rows: (containers * 16).clamp(2048, 16_384), ring_bytes: RING_BYTES as u32 })
+        Ok(Self {
+            cpus,
+            containers,
+            syscall_rows: (containers * 16).clamp(2048, 16_384),
+            ring_bytes: RING_BYTES as u32,
+        })
     }
 
     fn ledger_rows(self) -> usize {
@@ -84,7 +82,7 @@ impl Kernel {
         let mut maps = Maps { ebpf: &mut ebpf };
         let (cpus, containers) = (sizes.cpus as usize, sizes.containers as usize);
         let control = maps.array(map::CONTROL, 1)?;
-        control.write(0, Control { window: 0, iterate: iterate::CREATE, next_syscall_row: 0 });
+        control.write(0, Control::default());
         seed(&maps.array(map::CPUS, cpus)?);
         let ledger = maps.array(map::LEDGER, sizes.ledger_rows())?;
         let syscall_index = maps.array(map::SYSCALL_INDEX, containers * SYSCALLS)?;
@@ -100,8 +98,8 @@ impl Kernel {
         // A map may only leave the loader once every program that names it is loaded.
         let mut maps = Maps { ebpf: &mut ebpf };
         let events = RingBuf::try_from(maps.take(map::EVENTS)?).map_err(|error| wrong(map::EVENTS, &error))?;
-        let waited_behind = HashMap::try_from(maps.take(map::WAITED_BEHIND)?)
-            .map_err(|error| wrong(map::WAITED_BEHIND, &error))?;
+        let waited_behind =
+            HashMap::try_from(maps.take(map::WAITED_BEHIND)?).map_err(|error| wrong(map::WAITED_BEHIND, &error))?;
         let log = if options.kernel_log { kernel_log(&mut ebpf) } else { None };
         let mut kernel = Self {
             ebpf,
@@ -125,6 +123,7 @@ impl Kernel {
             so_far: drain::SoFar::default(),
             options,
         };
+        kernel.learn_timers()?;
         kernel.give_slots()?;
         kernel.begin_first_window()?;
         // Only now, so that every sample and every period due belongs to the window.
@@ -134,6 +133,28 @@ impl Kernel {
             kernel.sampler = Some(Sampler::start(program, frequency_hz)?);
         }
         Ok(kernel)
+    }
+
+    /// Shows the programs a timer, by which they tell others'.
+    fn learn_timers(&mut self) -> Result<(), KernelError> {
+        let timer =
+            rustix::time::timerfd_create(rustix::time::TimerfdClockId::Monotonic, rustix::time::TimerfdFlags::CLOEXEC)
+                .map_err(|error| KernelError::Machine { what: "a timer of our own", source: error.into() })?;
+        if let Some(control) = self.control.at(0) {
+            // SAFETY: inside the mapping; only we write these members.
+            unsafe {
+                std::ptr::write_volatile(
+                    &raw mut (*control).own_thread,
+                    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs(),
+                );
+                std::ptr::write_volatile(&raw mut (*control).own_timerfd, timer.as_raw_fd().unsigned_abs());
+            }
+        }
+        self.walk_threads(iterate::LEARN)?;
+        if self.control.read(0).is_none_or(|control| control.timer_operations == 0) {
+            tracing::debug!("timers cannot be told from other files: reads of them count as blocked_other");
+        }
+        Ok(())
     }
 
     /// Gives every thread its slot. The kernel allocates them from a small reserve that it refills in the background, so
@@ -159,7 +180,10 @@ impl Kernel {
             unsafe { std::ptr::write_volatile(&raw mut (*control).iterate, task) };
         }
         let program: &mut Iter = typed(&mut self.ebpf, "iter_task")?;
-        let link = program.attach().and_then(|id| program.take_link(id)).map_err(|error| failed("attach", "iter_task", error))?;
+        let link = program
+            .attach()
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| failed("attach", "iter_task", error))?;
         let mut file = link.into_file().map_err(|error| KernelError::Threads(io::Error::other(error)))?;
         let mut written = Vec::new();
         file.read_to_end(&mut written).map_err(KernelError::Threads)?;
@@ -239,7 +263,6 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         syscall_rows: sizes.syscall_rows,
         ring_bytes: sizes.ring_bytes,
         offcpu_threshold_ns: (options.offcpu_threshold.as_nanos() as u64).clamp(1, 4_000_000_000),
-        timerfd_fops: symbol_address("timerfd_fops"),
         hierarchy: options.hierarchy.number(),
         off_cpu: options.off_cpu.into(),
         user_stack_at_exit: options.off_cpu.into(),
@@ -308,19 +331,6 @@ fn bytes_of<T: Copy>(value: &T) -> &[u8] {
     // SAFETY: the contract's structs are plain integers without padding (their sizes are asserted), borrowed as long as
     // the slice.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast::<u8>(), size_of::<T>()) }
-}
-
-/// Address of a kernel symbol, or 0 where the kernel hides it.
-fn symbol_address(name: &str) -> u64 {
-    let Ok(symbols) = std::fs::read_to_string("/proc/kallsyms") else { return 0 };
-    symbols
-        .lines()
-        .find_map(|line| {
-            let mut words = line.split_ascii_whitespace();
-            let address = words.next()?;
-            (words.nth(1) == Some(name)).then(|| u64::from_str_radix(address, 16).ok()).flatten()
-        })
-        .unwrap_or(0)
 }
 
 /// The loaded maps, taken by name.

@@ -34,6 +34,7 @@ pub fn resolve(types: &KernelTypes, hierarchy: &HierarchyKind) -> Result<Offsets
         task_comm: need("task_struct", "comm")?,
         task_utime: need("task_struct", "utime")?,
         task_stime: need("task_struct", "stime")?,
+        task_exec: need("task_struct", "se.sum_exec_runtime")?,
         task_cgroups: need("task_struct", "cgroups")?,
         task_files: need("task_struct", "files")?,
         task_on_cpu: need("task_struct", "on_cpu")?,
@@ -46,7 +47,7 @@ pub fn resolve(types: &KernelTypes, hierarchy: &HierarchyKind) -> Result<Offsets
         task_status: want("task_struct", "thread_info.status"),
         task_in_iowait: in_iowait.offset(),
         task_in_iowait_bit: in_iowait.bit_offset % 8,
-        task_cfs_rq: if throttle.is_some() { want("task_struct", "se.cfs_rq") } else { Offsets::ABSENT },
+        task_cfs_rq: want("task_struct", "se.cfs_rq"),
         task_group: want("task_struct", "sched_task_group"),
         group_cfs_rq: want("task_group", "cfs_rq"),
         cfs_rq_rq: want("cfs_rq", "rq"),
@@ -75,6 +76,8 @@ pub fn resolve(types: &KernelTypes, hierarchy: &HierarchyKind) -> Result<Offsets
         regs_sp: need("pt_regs", registers::SP)?,
         regs_fp: need("pt_regs", registers::FP)?,
         cfs_rq_throttle_count: throttle.map_or(Offsets::ABSENT, |clock| clock.count),
+        task_last_queued: want("task_struct", "sched_info.last_queued"),
+        rq_wall_clock: want("rq", "clock"),
         rq_clock_lost: throttle.map_or(Offsets::ABSENT, |clock| clock.lost),
     })
 }

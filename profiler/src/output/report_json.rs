@@ -194,6 +194,8 @@ pub struct Container<'p> {
     pub pressure: profile::Pressure,
     /// Where its thread-seconds went.
     pub ledger: Ledger,
+    /// Of `blocked_other_s`: time that the hypervisor gave to other machines while a thread was on the CPU.
+    pub stolen_s: f64,
     /// How long its threads waited for a CPU.
     pub run_queue: RunQueue,
     /// On whom `runnable_other_s` was spent waiting.
@@ -337,6 +339,7 @@ fn container(container: &profile::Container) -> Container<'_> {
         cpu_limit: container.cpu_limit_cores,
         pressure: container.pressure,
         ledger: ledger(&container.ledger),
+        stolen_s: seconds(container.ledger.stolen_ns),
         run_queue: RunQueue {
             count: run_queue.latency.count(),
             p50_s: quantile(&run_queue.latency, 0.5),

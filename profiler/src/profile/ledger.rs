@@ -30,6 +30,9 @@ pub struct Ledger {
     pub blocked_sleep_ns: u64,
     /// Blocked on anything else.
     pub blocked_other_ns: u64,
+    /// Of `blocked_other_ns`: on a CPU that the hypervisor had given to another machine, or that served interrupts which
+    /// the kernel accounts apart. The kernel's own accounting counts this neither as CPU time nor as waiting for a CPU.
+    pub stolen_ns: u64,
     /// Context switches where the thread gave up the CPU by blocking.
     pub voluntary_switches: u64,
     /// Context switches where the thread could have run on.
@@ -88,6 +91,7 @@ impl Ledger {
         self.blocked_network_ns = self.blocked_network_ns.saturating_add(other.blocked_network_ns);
         self.blocked_sleep_ns = self.blocked_sleep_ns.saturating_add(other.blocked_sleep_ns);
         self.blocked_other_ns = self.blocked_other_ns.saturating_add(other.blocked_other_ns);
+        self.stolen_ns = self.stolen_ns.saturating_add(other.stolen_ns);
         self.voluntary_switches = self.voluntary_switches.saturating_add(other.voluntary_switches);
         self.involuntary_switches = self.involuntary_switches.saturating_add(other.involuntary_switches);
     }
