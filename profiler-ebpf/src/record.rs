@@ -13,7 +13,8 @@ pub enum RecordKind {
     Gap = 2,
     /// A gap still open at a window's end, from the task iterator, with the user registers.
     OpenGap = 3,
-    /// The user stack of a thread's gaps up to `sequence`, taken as it left the syscall they were spent in.
+    /// The user stack of a thread's gaps up to `sequence`, taken as it left the syscall they were spent in;
+    /// `gap_start_ns` holds the sequence of the first of them.
     UserStackAtExit = 4,
     /// The user stack of a thread's gap `sequence`, taken as it left the CPU.
     UserStackAtSwitch = 5,
@@ -86,7 +87,7 @@ pub const HEADER_BYTES: usize = size_of::<RecordHeader>();
 pub const RECORD_BYTES: usize = HEADER_BYTES + 2 * MAX_FRAMES * 8;
 
 /// Bytes of a ring's data; a smaller power of two may be used ([`crate::Settings::ring_bytes`]).
-pub const RING_BYTES: usize = 1 << 18;
+pub const RING_BYTES: usize = 1 << 19;
 
 /// A ring of records. A record begins at `head` modulo the ring's size and is never split: what does not fit before the
 /// end runs on into the spare bytes behind it, and the bytes it would have had at the beginning stay unused.

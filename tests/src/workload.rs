@@ -72,7 +72,14 @@ pub fn compile_chain(directory: &Path) -> Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/c/chain.c");
     let program = directory.join("chain");
     let status = Command::new("cc")
-        .args(["-O1", "-g", "-fno-omit-frame-pointer", "-mno-omit-leaf-frame-pointer", "-mno-omit-leaf-frame-pointer", "-fno-optimize-sibling-calls"])
+        .args([
+            "-O1",
+            "-g",
+            "-fno-omit-frame-pointer",
+            "-mno-omit-leaf-frame-pointer",
+            "-mno-omit-leaf-frame-pointer",
+            "-fno-optimize-sibling-calls",
+        ])
         .arg("-o")
         .arg(&program)
         .arg(&source)

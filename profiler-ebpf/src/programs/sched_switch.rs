@@ -167,6 +167,8 @@ fn account_running(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, runna
 fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) {
     let threshold_ns = setting!(offcpu_threshold_ns);
     let expected_ns = if slot.predicted_ns == 0 { threshold_ns } else { slot.predicted_ns };
+    // Twice what is expected: a gap that turns out longer has no stack.
+    let expected_ns = expected_ns * 2;
     slot.take_ns = if expected_ns < threshold_ns { expected_ns } else { threshold_ns };
     slot.user_stack_taken = 0;
     if (u64::from(clock::random(state)) * threshold_ns) >> 32 >= slot.take_ns {
@@ -260,7 +262,9 @@ fn keep(state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns:
     let source = if foreseen {
         if slot.user_stack_taken != 0 { user_stack::AT_SWITCH } else { user_stack::NOT_TAKEN }
     } else if task.has_user_stack() && setting!(user_stack_at_exit) != 0 {
-        slot.want_user_stack = 1;
+        if slot.want_user_stack == 0 {
+            slot.want_user_stack = slot.sequence;
+        }
         user_stack::AT_EXIT
     } else {
         user_stack::NONE

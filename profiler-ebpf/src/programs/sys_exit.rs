@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use profiler_ebpf::{
-    Control, Counter, RecordKind, SyscallRow,
+    Control, Counter, RecordHeader, RecordKind, SyscallRow,
     account::{ERRNO_OTHER, ERRNO_RESTART, ERRNOS},
     histogram::{self, BUCKETS},
     record::user_stack,
@@ -50,8 +50,8 @@ fn exit(context: &BtfTracePointContext, result: u64) {
     let number = slot.syscall;
     slot.syscall = NO_SYSCALL;
     if slot.want_user_stack != 0 {
-        slot.want_user_stack = 0;
         take_user_stack(context, slot, task, now_ns);
+        slot.want_user_stack = 0;
     }
     if setting!(syscalls) == 0 || !container::is_wanted(slot) {
         return;
@@ -194,6 +194,8 @@ fn take_user_stack(context: &BtfTracePointContext, slot: &TaskSlot, task: Task, 
             let about =
                 About { kind: RecordKind::UserStackAtExit, time_ns: now_ns, reason: 0, user_stack: user_stack::NONE };
             ring::describe(room.record, about, task, slot);
+            // SAFETY: the record has room for a header.
+            unsafe { (*room.record.cast::<RecordHeader>()).gap_start_ns = slot.want_user_stack };
             let user_bytes = ring::user_stack(context.as_ptr(), room.record, 0);
             let length = ring::close(room.record, 0, user_bytes);
             room.submit(length);

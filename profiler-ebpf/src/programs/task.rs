@@ -57,8 +57,10 @@ pub struct TaskSlot {
     pub gap_syscall: u32,
     /// Number of gaps so far.
     pub sequence: u64,
-    /// Whether sys_exit is to take the user stack.
-    pub want_user_stack: u32,
+    /// Sequence of the first gap of this syscall whose user stack sys_exit is to take; 0 for none.
+    pub want_user_stack: u64,
+    /// Unused.
+    pub reserved_too: u32,
     /// Whether the user stack of this gap was taken at the switch.
     pub user_stack_taken: u32,
     /// The user stack of this gap was to be taken with probability this / T; `u64::MAX` where sys_exit takes it.

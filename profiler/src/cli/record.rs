@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Time between two looks into the rings.
-const POLL: Duration = Duration::from_millis(40);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Highest sampling frequency: beyond it the samples themselves are most of what is measured.
 const MOST_HZ: u32 = 10_000;

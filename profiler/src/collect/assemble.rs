@@ -8,7 +8,10 @@ use profiler_ebpf::{
 };
 use rustc_hash::FxHashMap;
 
-use super::{CollectError, Collection, Owner, counted, machine, stacks::RawStack};
+use super::{
+    CollectError, Collection, Owner, counted, machine,
+    stacks::{Program, RawStack},
+};
 use crate::{
     container::{CgroupId, ContainerKey, Description, limits},
     kernel::{Counter, LedgerAccount, RawWindow, SyscallAccount, syscalls},
@@ -69,6 +72,7 @@ struct Containers {
 impl Collection {
     pub(super) fn assemble(mut self) -> Result<Profile, CollectError> {
         let mut table = StackTable::default();
+        let mut owners = Owners { commands: self.stacks.commands(&self.tracker)?, ..Owners::default() };
         let stacks = std::mem::take(&mut self.stacks).into_stacks();
         let named = self.name_stacks(&stacks, &mut table)?;
         let (start_ns, end_ns) = (self.start_ns, self.end_ns);
@@ -86,7 +90,6 @@ impl Collection {
         for window in &self.windows {
             add_window(&mut containers, window);
         }
-        let mut owners = Owners::default();
         self.add_on_cpu(&mut profile, &mut containers, &mut table, &mut owners, &named);
         self.add_off_cpu(&mut profile, &mut containers, &mut table, &mut owners, &named);
         profile.processes = owners.list;
@@ -158,6 +161,7 @@ impl Collection {
         }
         for window in &self.windows {
             add_loss(&mut other_losses, "record_bytes_skipped", window.record_bytes_skipped);
+            add_loss(&mut other_losses, "records_lost", window.records_lost);
             for (program, misses) in &window.costs.recursion_misses {
                 add_loss(&mut other_losses, &format!("recursion_{program}"), *misses);
             }
@@ -268,7 +272,10 @@ impl Collection {
         named: &[NamedStack],
     ) {
         let mut sums: BTreeMap<(ContainerIndex, ProcessIndex, TextId, StackId), u64> = BTreeMap::new();
-        for ((owner, stack), count) in std::mem::take(&mut self.on_cpu) {
+        let on_cpu = std::mem::take(&mut self.on_cpu);
+        let (written, read) = (counted(&self.windows, Counter::SamplesKept), on_cpu.values().sum::<u64>());
+        add_loss(&mut profile.coverage.cpu_samples.lost, "unread", written.saturating_sub(read));
+        for ((owner, stack), count) in on_cpu {
             let Some(place) = containers.by_index.get(&owner.0).copied() else {
                 // Taken before its container had a name, and not wanted.
                 profile.coverage.cpu_samples.filtered += count;
@@ -361,7 +368,7 @@ type OffCpuKey = (ContainerIndex, ProcessIndex, TextId, StackId, OffCpuReason);
 /// Stolen time has no stack: it is exact, and stands in the off-CPU profile under a note.
 fn stolen(container: ContainerIndex, table: &mut StackTable, owners: &mut Owners) -> OffCpuKey {
     let nobody: Arc<str> = "[stolen]".into();
-    let (process, thread) = owners.of(&(0, 0, nobody.clone(), nobody), table);
+    let (process, thread) = owners.of(&(0, (0, 0), nobody), table);
     let note = note("[stolen by the hypervisor]", table);
     (container, process, thread, table.stack(&[note]), OffCpuReason::Other)
 }
@@ -512,13 +519,17 @@ fn drop_empty(profile: &mut Profile) {
 struct Owners {
     list: Vec<Process>,
     places: FxHashMap<(u32, Arc<str>), ProcessIndex>,
+    /// Command names; kernel threads have none.
+    commands: FxHashMap<Program, Arc<str>>,
 }
 
 impl Owners {
     fn of(&mut self, owner: &Owner, table: &mut StackTable) -> (ProcessIndex, TextId) {
-        let (_, pid, command, thread) = owner;
-        let process = *self.places.entry((*pid, command.clone())).or_insert_with(|| {
-            self.list.push(Process { pid: *pid, command: table.text(command) });
+        let (_, program, thread) = owner;
+        let pid = program.0;
+        let command = self.commands.get(program).unwrap_or(thread);
+        let process = *self.places.entry((pid, command.clone())).or_insert_with(|| {
+            self.list.push(Process { pid, command: table.text(command) });
             ProcessIndex(self.list.len() as u32 - 1)
         });
         (process, table.text(thread))

@@ -7,7 +7,7 @@ use super::stacks::UserPart;
 use crate::kernel::{Record, RecordKind};
 
 /// User stacks taken at a switch that are remembered a thread: most of their gaps are never chosen.
-const TAKEN_PER_THREAD: usize = 64;
+const TAKEN_PER_THREAD: usize = 1024;
 
 /// A gap and its user stack.
 #[derive(Debug)]
@@ -25,6 +25,9 @@ pub struct GapJoin {
     open: FxHashMap<u32, Vec<Record>>,
     /// By thread: user stacks taken at a switch, with the gap's sequence.
     taken: FxHashMap<u32, Vec<(u64, UserPart)>>,
+    /// Gaps whose user stack was taken at the switch but not yet seen: the rings are read one after another, and the
+    /// stack may have gone into one that had been read already.
+    unmatched: Vec<Record>,
 }
 
 impl GapJoin {
@@ -39,14 +42,20 @@ impl GapJoin {
                 _ => gaps.push(record),
             }
         }
+        // Threads move between CPUs, so one ring's records are no sequence of a thread's gaps.
+        gaps.sort_by_key(|gap| gap.header.time_ns);
+        for gap in std::mem::take(&mut self.unmatched) {
+            let user = self.recall(gap.header.tid, gap.header.sequence).unwrap_or(UserPart::Missing("lost"));
+            whole.push(Gap { record: gap, user });
+        }
         for gap in gaps {
             let tid = gap.header.tid;
             match gap.header.user_stack {
                 user_stack::AT_EXIT => self.open.entry(tid).or_default().push(gap),
-                user_stack::AT_SWITCH => {
-                    let user = self.recall(tid, gap.header.sequence);
-                    whole.push(Gap { record: gap, user });
-                }
+                user_stack::AT_SWITCH => match self.recall(tid, gap.header.sequence) {
+                    Some(user) => whole.push(Gap { record: gap, user }),
+                    None => self.unmatched.push(gap),
+                },
                 user_stack::NOT_TAKEN => {
                     whole.push(Gap { record: gap, user: UserPart::Missing("not_taken") });
                 }
@@ -54,9 +63,10 @@ impl GapJoin {
             }
         }
         for exit in exits {
-            let sequence = exit.header.sequence;
             let user = user_part(exit.header.user_bytes, &exit.user);
-            self.complete(exit.header.tid, sequence, &user, &mut whole);
+            // The first gap of this syscall that was chosen; what is older belonged to one whose stack was lost.
+            self.complete(exit.header.tid, exit.header.gap_start_ns, &UserPart::Missing("lost"), &mut whole);
+            self.complete(exit.header.tid, exit.header.sequence + 1, &user, &mut whole);
         }
         whole
     }
@@ -64,19 +74,21 @@ impl GapJoin {
     /// A gap that is still open: its thread's earlier gaps within the same syscall have the same user stack.
     pub fn complete_open(&mut self, tid: u32, sequence: u64, user: &UserPart) -> Vec<Gap> {
         let mut whole = Vec::new();
-        self.complete(tid, sequence, user, &mut whole);
+        self.complete(tid, sequence + 1, user, &mut whole);
         whole
     }
 
     /// What never got its user stack: the thread ended, or began another program, or its record was lost.
     pub fn finish(self) -> Vec<Gap> {
-        let gaps = self.open.into_values().flatten();
-        gaps.map(|record| Gap { record, user: UserPart::Missing("never_left_syscall") }).collect()
+        let open = self.open.into_values().flatten().map(|gap| (gap, "never_left_syscall"));
+        let lost = self.unmatched.into_iter().map(|gap| (gap, "lost"));
+        open.chain(lost).map(|(record, reason)| Gap { record, user: UserPart::Missing(reason) }).collect()
     }
 
+    /// Gives the user stack to the thread's gaps below `sequence`.
     fn complete(&mut self, tid: u32, sequence: u64, user: &UserPart, whole: &mut Vec<Gap>) {
         let Some(open) = self.open.get_mut(&tid) else { return };
-        let later = open.iter().position(|gap| gap.header.sequence > sequence).unwrap_or(open.len());
+        let later = open.iter().position(|gap| gap.header.sequence >= sequence).unwrap_or(open.len());
         let done = open.drain(..later);
         whole.extend(done.map(|record| Gap { record, user: user.clone() }));
         if open.is_empty() {
@@ -92,14 +104,14 @@ impl GapJoin {
         taken.push((record.header.sequence, user_part(record.header.user_bytes, &record.user)));
     }
 
-    fn recall(&mut self, tid: u32, sequence: u64) -> UserPart {
-        let Some(taken) = self.taken.get_mut(&tid) else { return UserPart::Missing("lost") };
+    fn recall(&mut self, tid: u32, sequence: u64) -> Option<UserPart> {
+        let taken = self.taken.get_mut(&tid)?;
         let found = taken.iter().position(|(of, _)| *of == sequence).map(|at| taken.swap_remove(at).1);
         taken.retain(|(of, _)| *of > sequence);
         if taken.is_empty() {
             self.taken.remove(&tid);
         }
-        found.unwrap_or(UserPart::Missing("lost"))
+        found
     }
 }
 
@@ -135,7 +147,12 @@ mod tests {
         let mut join = GapJoin::default();
         let gap = |sequence| record(RecordKind::Gap, 5, sequence, user_stack::AT_EXIT, &[]);
         assert!(join.join(vec![gap(1), gap(2)]).is_empty());
-        let whole = join.join(vec![record(RecordKind::UserStackAtExit, 5, 2, 0, &[7]), gap(3)]);
+        let exit = |first, last, user: &[u64]| {
+            let mut exit = record(RecordKind::UserStackAtExit, 5, last, 0, user);
+            exit.header.gap_start_ns = first;
+            exit
+        };
+        let whole = join.join(vec![exit(1, 2, &[7]), gap(3)]);
         assert_eq!(whole.len(), 2);
         assert!(whole.iter().all(|gap| gap.user == UserPart::Taken(vec![7])));
         let rest = join.finish();
@@ -154,6 +171,25 @@ mod tests {
         assert_eq!(whole.len(), 1);
         assert_eq!(whole[0].user, UserPart::Taken(vec![9]));
         assert!(join.taken.is_empty(), "what came before is forgotten");
+    }
+
+    #[test]
+    fn a_lost_stack_is_not_replaced_by_that_of_a_later_syscall() {
+        let mut join = GapJoin::default();
+        let gap = |sequence| record(RecordKind::Gap, 5, sequence, user_stack::AT_EXIT, &[]);
+        let mut exit = record(RecordKind::UserStackAtExit, 5, 9, 0, &[7]);
+        exit.header.gap_start_ns = 8;
+        let whole = join.join(vec![gap(3), gap(8), exit]);
+        assert_eq!(whole[0].user, UserPart::Missing("lost"));
+        assert_eq!(whole[1].user, UserPart::Taken(vec![7]));
+    }
+
+    #[test]
+    fn a_stack_in_a_ring_that_had_been_read_meets_its_gap_one_drain_later() {
+        let mut join = GapJoin::default();
+        assert!(join.join(vec![record(RecordKind::Gap, 5, 4, user_stack::AT_SWITCH, &[])]).is_empty());
+        let whole = join.join(vec![record(RecordKind::UserStackAtSwitch, 5, 4, 0, &[9])]);
+        assert_eq!(whole[0].user, UserPart::Taken(vec![9]));
     }
 
     #[test]

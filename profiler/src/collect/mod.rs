@@ -36,7 +36,7 @@ use crate::{
     symbol::{self, SymbolError, Symbolizer},
 };
 use gaps::{Gap, GapJoin};
-use stacks::{RawStackId, StackStore, UserPart};
+use stacks::{Program, RawStackId, StackStore, UserPart};
 
 /// Length of a window within a long collection: keeps counts within their 32 bits and losses local.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -98,8 +98,8 @@ pub enum CollectError {
     NoProcess(u32),
 }
 
-/// On whose account something is: container index, process and thread name.
-type Owner = (u32, u32, Arc<str>, Arc<str>);
+/// On whose account something is: container index, process and the program it ran, and thread name.
+type Owner = (u32, Program, Arc<str>);
 
 /// A collection under way.
 pub struct Collection {
@@ -190,7 +190,7 @@ impl Collection {
         Ok(this)
     }
 
-    /// Takes what has gathered. To be called at least every 50 ms: the rings hold not much more.
+    /// Takes what has gathered. To be called a few dozen times a second, so that processes are looked at while they live.
     pub fn poll(&mut self) -> Result<(), CollectError> {
         self.take_events();
         self.take_records()?;
@@ -219,14 +219,16 @@ impl Collection {
     /// Ends the collection and gives everything its name.
     pub fn finish(mut self) -> Result<Profile, CollectError> {
         self.kernel.stop_sampling();
+        self.kernel.drain_rings();
         self.take_events();
         self.take_records()?;
         self.end_window()?;
         self.end_ns = self.windows.last().map_or(u64::MAX, |window| window.end_ns);
+        self.kernel.drain_rings();
         self.take_records()?;
         self.follow_containers();
         for gap in std::mem::take(&mut self.gaps).finish() {
-            self.account_gap(gap)?;
+            self.account_gap(gap);
         }
         self.stacks.locate(&self.tracker)?;
         self.resolver.finish(NAMES_AT_END);
@@ -237,7 +239,7 @@ impl Collection {
         self.window_began = Instant::now();
         let mut window = self.kernel.end_window()?;
         for record in std::mem::take(&mut window.open_gaps) {
-            self.account_open_gap(record)?;
+            self.account_open_gap(record);
         }
         self.stacks.locate(&self.tracker)?;
         if !window.grace_by_kernel && self.windows.is_empty() {
@@ -321,39 +323,37 @@ impl Collection {
             if record.header.kind == RecordKind::OnCpu as u16 { samples.push(record) } else { gaps.push(record) }
         });
         for record in samples {
-            self.account_sample(record)?;
+            self.account_sample(record);
         }
         for gap in self.gaps.join(gaps) {
-            self.account_gap(gap)?;
+            self.account_gap(gap);
         }
         self.stacks.locate(&self.tracker)?;
         Ok(())
     }
 
-    fn owner(&mut self, record: &Record) -> Result<Owner, CollectError> {
+    fn owner(&mut self, record: &Record) -> Owner {
         let header = &record.header;
         let thread = self.threads.entry(header.comm).or_insert_with(|| record.thread_name().into()).clone();
-        let command = self.stacks.command(&self.tracker, header.pid, header.time_ns, &thread)?;
-        Ok((header.container, header.pid, command, thread))
+        let program = self.stacks.program(header.pid, header.time_ns);
+        (header.container, program, thread)
     }
 
-    fn account_sample(&mut self, record: Record) -> Result<(), CollectError> {
-        let owner = self.owner(&record)?;
+    fn account_sample(&mut self, record: Record) {
+        let owner = self.owner(&record);
         let user = gaps::user_part(record.header.user_bytes, &record.user);
         let stack = self.stacks.intern(record.header.pid, record.header.time_ns, record.kernel, user);
         *self.on_cpu.entry((owner, stack)).or_default() += 1;
-        Ok(())
     }
 
-    fn account_gap(&mut self, gap: Gap) -> Result<(), CollectError> {
+    fn account_gap(&mut self, gap: Gap) {
         let header = gap.record.header;
-        let owner = self.owner(&gap.record)?;
+        let owner = self.owner(&gap.record);
         let stack = self.stacks.intern(header.pid, header.time_ns, gap.record.kernel, gap.user);
         let total_ns = header.blocked_ns + header.runnable_self_ns + header.runnable_other_ns + header.throttled_ns;
         let threshold_ns = self.options.offcpu_threshold.as_nanos() as f64;
         let weight = (threshold_ns / total_ns.max(1) as f64).max(1.0) * self.share_inside(&gap.record.header);
         self.add_parts(&owner, stack, &header, weight);
-        Ok(())
     }
 
     /// The share of a gap that lies inside the collection: gaps may begin before it and end after it.
@@ -361,7 +361,7 @@ impl Collection {
         share_inside(header.gap_start_ns, header.time_ns, self.start_ns, self.end_ns)
     }
 
-    fn account_open_gap(&mut self, record: Record) -> Result<(), CollectError> {
+    fn account_open_gap(&mut self, record: Record) {
         let header = record.header;
         let user = if header.ip == 0 {
             UserPart::None
@@ -371,12 +371,11 @@ impl Collection {
             if is_still_there(&header) { UserPart::Taken(stack.addresses) } else { UserPart::Missing("moved_on") }
         };
         for gap in self.gaps.complete_open(header.tid, header.sequence, &user) {
-            self.account_gap(gap)?;
+            self.account_gap(gap);
         }
-        let owner = self.owner(&record)?;
+        let owner = self.owner(&record);
         let stack = self.stacks.intern(header.pid, header.time_ns, record.kernel, user);
         self.add_parts(&owner, stack, &header, 1.0);
-        Ok(())
     }
 
     fn add_parts(&mut self, owner: &Owner, stack: RawStackId, header: &crate::kernel::RecordHeader, weight: f64) {

@@ -21,6 +21,9 @@ pub enum UserPart {
     Missing(&'static str),
 }
 
+/// A process and how many times it has begun another program.
+pub type Program = (u32, u32);
+
 /// What makes a stack the same as another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -56,8 +59,8 @@ pub struct StackStore {
     waiting: Vec<Waiting>,
     /// How often each process has begun another program: the same address may be another function then.
     programs: FxHashMap<u32, u32>,
-    /// Command names by process and program.
-    commands: FxHashMap<(u32, u32), Arc<str>>,
+    /// When each program was last seen (CLOCK_MONOTONIC, ns).
+    seen: FxHashMap<Program, u64>,
 }
 
 impl StackStore {
@@ -88,16 +91,22 @@ impl StackStore {
         *self.programs.entry(pid).or_default() += 1;
     }
 
-    /// The command name of a process at `at_ns`; `thread` where it is not known (kernel threads).
-    pub fn command(&mut self, tracker: &Tracker, pid: u32, at_ns: u64, thread: &str) -> Result<Arc<str>, TrackerError> {
-        let key = (pid, self.programs.get(&pid).copied().unwrap_or(0));
-        if let Some(command) = self.commands.get(&key) {
-            return Ok(command.clone());
-        }
-        let known = tracker.call(move |table| table.command(Pid(pid), Some(at_ns)))?;
-        let command = known.unwrap_or_else(|| thread.into());
-        self.commands.insert(key, command.clone());
-        Ok(command)
+    /// The program that a process runs at `at_ns`.
+    pub fn program(&mut self, pid: u32, at_ns: u64) -> Program {
+        let program = (pid, self.programs.get(&pid).copied().unwrap_or(0));
+        self.seen.insert(program, at_ns);
+        program
+    }
+
+    /// Command names of all programs seen, asked for when every event about them has arrived.
+    pub fn commands(&self, tracker: &Tracker) -> Result<FxHashMap<Program, Arc<str>>, TrackerError> {
+        let seen: Vec<(Program, u64)> = self.seen.iter().map(|(program, at_ns)| (*program, *at_ns)).collect();
+        tracker.call(move |table| {
+            let named = seen
+                .into_iter()
+                .filter_map(|(program, at_ns)| Some((program, table.command(Pid(program.0), Some(at_ns))?)));
+            named.collect()
+        })
     }
 
     /// Looks up what was interned since the last call, while the processes still live.

@@ -104,6 +104,8 @@ pub struct RawWindow {
     pub costs: WindowCosts,
     /// Bytes of records that made no sense.
     pub record_bytes_skipped: u64,
+    /// Records that were read but found no room in memory.
+    pub records_lost: u64,
     /// Whether the kernel waited for its programs, or only time passed.
     pub grace_by_kernel: bool,
 }
@@ -123,6 +125,7 @@ pub struct SoFar {
     expected: u64,
     waited_behind: FxHashMap<u64, u64>,
     skipped: u64,
+    lost_records: u64,
 }
 
 impl Kernel {
@@ -143,15 +146,18 @@ impl Kernel {
         }
     }
 
-    /// Takes the records that have gathered, oldest first within each CPU. User stacks taken at the end of syscalls come
-    /// before the gaps they belong to may have been read, so they are drained first: a gap's record is always written
-    /// before its user stack's.
+    /// Empties the rings now: what was recorded before is then there to be taken.
+    pub fn drain_rings(&self) {
+        self.drainer.drain_now();
+    }
+
+    /// Takes the records that have gathered, oldest first within each CPU.
     pub fn drain_records(&mut self, mut take: impl FnMut(Record)) {
-        let mut at_exit = Vec::new();
-        self.so_far.skipped += self.at_exit.drain(|record| at_exit.push(record));
-        self.so_far.skipped += self.off_cpu.drain(&mut take);
-        self.so_far.skipped += self.on_cpu.drain(&mut take);
-        at_exit.into_iter().for_each(take);
+        for batch in self.drainer.take() {
+            self.so_far.skipped += batch.skipped_bytes;
+            self.so_far.lost_records += batch.lost_records;
+            batch.records.into_iter().for_each(&mut take);
+        }
         self.costs.tick();
     }
 
@@ -189,6 +195,7 @@ impl Kernel {
             open_gaps: parse_all(&written),
             grace_by_kernel,
             record_bytes_skipped: std::mem::take(&mut self.so_far.skipped),
+            records_lost: std::mem::take(&mut self.so_far.lost_records),
             costs: self.costs.end_window(&self.ebpf),
             ..RawWindow::default()
         };

@@ -16,8 +16,16 @@ use profiler_ebpf::{
 };
 
 use super::{
-    Kernel, KernelError, KernelOptions, Sizes, btf::KernelTypes, cost::Costs, cpus, drain, mapped::MappedArray,
-    offsets, records::Rings, sampler::Sampler, syscalls,
+    Kernel, KernelError, KernelOptions, Sizes,
+    btf::KernelTypes,
+    cost::Costs,
+    cpus, drain,
+    drainer::{AllRings, Drainer},
+    mapped::MappedArray,
+    offsets,
+    records::Rings,
+    sampler::Sampler,
+    syscalls,
 };
 
 /// The compiled programs.
@@ -90,9 +98,13 @@ impl Kernel {
         let container_cgroups = maps.array(map::CONTAINER_CGROUPS, containers)?;
         let container_filter = maps.array(map::CONTAINER_FILTER, containers)?;
         let counters = maps.array(map::COUNTERS, cpus)?;
-        let on_cpu = Rings::new(maps.array(map::ON_CPU_RINGS, cpus)?, sizes.ring_bytes);
-        let off_cpu = Rings::new(maps.array(map::OFF_CPU_RINGS, cpus)?, sizes.ring_bytes);
-        let at_exit = Rings::new(maps.array(map::SYSCALL_RINGS, cpus)?, sizes.ring_bytes);
+        let rings = AllRings {
+            on_cpu: Rings::new(maps.array(map::ON_CPU_RINGS, cpus)?, sizes.ring_bytes),
+            off_cpu: Rings::new(maps.array(map::OFF_CPU_RINGS, cpus)?, sizes.ring_bytes),
+            at_exit: Rings::new(maps.array(map::SYSCALL_RINGS, cpus)?, sizes.ring_bytes),
+        };
+        let drainer = Drainer::spawn(rings)
+            .map_err(|source| KernelError::Machine { what: "the rings: no thread for it", source })?;
         maps.fill(&options, sizes)?;
         attach(&mut ebpf, &btf, &options)?;
         // A map may only leave the loader once every program that names it is loaded.
@@ -112,9 +124,7 @@ impl Kernel {
             container_cgroups,
             container_filter,
             counters,
-            on_cpu,
-            off_cpu,
-            at_exit,
+            drainer,
             events,
             waited_behind,
             log,

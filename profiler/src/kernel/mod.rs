@@ -9,6 +9,7 @@ pub mod btf;
 mod cost;
 pub mod cpus;
 mod drain;
+mod drainer;
 mod error;
 mod load;
 mod mapped;
@@ -34,8 +35,8 @@ use aya::{
 };
 use profiler_ebpf::{Control, LedgerRow, SyscallRow, settings::COUNTERS};
 
+use drainer::Drainer;
 use mapped::MappedArray;
-use records::Rings;
 use sampler::Sampler;
 
 /// What to measure, and how.
@@ -86,9 +87,7 @@ pub struct Kernel {
     container_cgroups: MappedArray<u64>,
     container_filter: MappedArray<u8>,
     counters: MappedArray<[u64; COUNTERS]>,
-    on_cpu: Rings,
-    off_cpu: Rings,
-    at_exit: Rings,
+    drainer: Drainer,
     events: RingBuf<MapData>,
     waited_behind: HashMap<MapData, u64, u64>,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,

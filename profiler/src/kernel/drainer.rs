@@ -1,0 +1,127 @@
+//! A thread that does nothing but empty the rings, in time even when every CPU is taken. Rings in, batches of records out.
+
+use std::{io, thread::JoinHandle, time::Duration};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+
+use super::{Record, records::Rings};
+
+/// Time between two looks into the rings.
+const EVERY: Duration = Duration::from_millis(20);
+
+/// Batches that may wait to be taken: most of a minute's.
+const BATCHES: usize = 2048;
+
+/// What one look found.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Records, those that other records may be waiting for last.
+    pub records: Vec<Record>,
+    /// Bytes that were no records.
+    pub skipped_bytes: u64,
+    /// Records of earlier batches that found no room.
+    pub lost_records: u64,
+}
+
+/// Handle on the thread. Dropping it ends the thread.
+pub struct Drainer {
+    requests: Option<Sender<Sender<()>>>,
+    batches: Receiver<Batch>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The rings of all contexts.
+pub struct AllRings {
+    /// Stacks found on a CPU.
+    pub on_cpu: Rings,
+    /// Off-CPU gaps.
+    pub off_cpu: Rings,
+    /// User stacks taken on the way out of a syscall.
+    pub at_exit: Rings,
+}
+
+impl AllRings {
+    /// A gap's record is written before the user stack taken at its syscall's end, so those are read first and passed on
+    /// last.
+    fn drain(&mut self) -> Batch {
+        let (mut at_exit, mut records) = (Vec::new(), Vec::new());
+        let mut skipped_bytes = self.at_exit.drain(|record| at_exit.push(record));
+        skipped_bytes += self.off_cpu.drain(|record| records.push(record));
+        skipped_bytes += self.on_cpu.drain(|record| records.push(record));
+        records.append(&mut at_exit);
+        Batch { records, skipped_bytes, lost_records: 0 }
+    }
+}
+
+impl Drainer {
+    /// Starts the thread.
+    pub fn spawn(mut rings: AllRings) -> io::Result<Self> {
+        let (requests, requested) = bounded::<Sender<()>>(1);
+        let (batch, batches) = bounded(BATCHES);
+        let thread = std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
+            hurry();
+            let mut lost_records = 0;
+            loop {
+                let request = requested.recv_timeout(EVERY);
+                if matches!(request, Err(RecvTimeoutError::Disconnected)) {
+                    return;
+                }
+                let mut found = rings.drain();
+                found.lost_records = std::mem::take(&mut lost_records);
+                if !found.records.is_empty() || found.skipped_bytes + found.lost_records > 0 {
+                    match batch.try_send(found) {
+                        Ok(()) => {}
+                        Err(TrySendError::Full(found)) => {
+                            lost_records = found.lost_records + found.records.len() as u64
+                        }
+                        Err(TrySendError::Disconnected(_)) => return,
+                    }
+                }
+                if let Ok(answer) = request {
+                    // Whoever asked may have given up.
+                    answer.send(()).ok();
+                }
+            }
+        })?;
+        Ok(Self { requests: Some(requests), batches, thread: Some(thread) })
+    }
+
+    /// Empties the rings now and waits until that is done.
+    pub fn drain_now(&self) {
+        let (answer, answered) = bounded(1);
+        if self.requests.as_ref().is_some_and(|requests| requests.send(answer).is_ok()) {
+            // An error means that the thread is gone, and nothing more will come.
+            answered.recv().ok();
+        }
+    }
+
+    /// What has been found so far.
+    pub fn take(&self) -> impl Iterator<Item = Batch> + '_ {
+        self.batches.try_iter()
+    }
+}
+
+impl Drop for Drainer {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// Puts this thread before all others that are not real-time: it needs a fraction of a percent of a CPU, but that at once.
+fn hurry() {
+    // SAFETY: the parameter outlives the call; 0 is the calling thread.
+    let result = unsafe {
+        let parameter = libc::sched_param { sched_priority: 1 };
+        libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const parameter)
+    };
+    if result == 0 {
+        return;
+    }
+    // SAFETY: takes no pointers; 0 is the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) } != 0 {
+        tracing::debug!("the rings are emptied at normal priority: {}", io::Error::last_os_error());
+    }
+}
