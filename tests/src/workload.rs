@@ -77,7 +77,7 @@ pub fn compile_chain(directory: &Path) -> Result<PathBuf> {
             "-g",
             "-fno-omit-frame-pointer",
             "-mno-omit-leaf-frame-pointer",
-            "-mno-omit-leaf-frame-pointer",
+            "-fno-shrink-wrap",
             "-fno-optimize-sibling-calls",
         ])
         .arg("-o")

@@ -67,7 +67,7 @@ fn brief_and_long_waits_get_their_true_shares() -> Result<()> {
         weight_s(&observation, |sample| {
             sample.is("container", cgroup.name())
                 && sample.goes_through(&[function])
-                && sample.label("thread").is_some_and(|name| name.contains(thread))
+                && sample.labels.get("thread").is_some_and(|name| name.contains(thread))
         })
     };
     let brief_s = below_s("off_cpu_mix::hand_over", "-")?;

@@ -59,10 +59,8 @@ pub struct TaskSlot {
     pub sequence: u64,
     /// Sequence of the first gap of this syscall whose user stack sys_exit is to take; 0 for none.
     pub want_user_stack: u64,
-    /// Unused.
-    pub reserved_too: u32,
-    /// Whether the user stack of this gap was taken at the switch.
-    pub user_stack_taken: u32,
+    /// How long it took to take the user stack of this gap at the switch, in nanoseconds; 0 if it was not taken.
+    pub taking_ns: u64,
     /// The user stack of this gap was to be taken with probability this / T; `u64::MAX` where sys_exit takes it.
     pub take_ns: u64,
     /// Running mean of gaps like this one, in nanoseconds.

@@ -111,7 +111,7 @@ pub fn run_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>
 
 fn dispatch(verb: Verb) -> anyhow::Result<Status> {
     match verb {
-        Verb::Record(args) => record::run(args),
+        Verb::Record(args) => record::run(&args),
         Verb::Flamegraph(args) => flamegraph::run(args),
         Verb::Report(args) => report::run(args),
         Verb::Export(args) => export::run(args),

@@ -34,6 +34,7 @@ const NOT_FOUND: u8 = 127;
 
 /// `profiler record`
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Args {
     /// How long to record: 300ms, 10s, 5m, 1h [default: 10s, or as long as the command runs]
     #[arg(short, long, env = "PROFILER_DURATION", value_parser = parse_duration)]
@@ -96,12 +97,11 @@ pub struct Args {
 }
 
 /// Records and writes.
-pub fn run(args: Args) -> anyhow::Result<Status> {
+pub fn run(args: &Args) -> anyhow::Result<Status> {
     // Everything that can be refused is refused before anything is measured, and before there is a second thread.
     let format = Format::from_path(&args.output).map_err(|error| WrongUsage(error.to_string()))?;
-    destination::check(&args.output)?;
     let of_command = !args.command.is_empty();
-    match record(args, format) {
+    match destination::check(&args.output).map_err(Into::into).and_then(|()| record(args, format)) {
         Err(error) if of_command => match error.downcast_ref::<CommandError>() {
             Some(CommandError::NotFound { .. }) => Ok(failed_with(&error, NOT_FOUND)),
             Some(CommandError::NotExecutable { .. }) => Ok(failed_with(&error, NOT_EXECUTABLE)),
@@ -116,14 +116,14 @@ fn failed_with(error: &anyhow::Error, status: u8) -> Status {
     Status::Command(status)
 }
 
-fn record(args: Args, format: Format) -> anyhow::Result<Status> {
+fn record(args: &Args, format: Format) -> anyhow::Result<Status> {
     let mut command = if args.command.is_empty() { None } else { Some(HeldCommand::hold(&args.command)?) };
     let stop = stop_on_signals()?;
-    let mut collection = Collection::start(options(&args, command.as_ref())?)?;
+    let mut collection = Collection::start(options(args, command.as_ref())?)?;
     if let Some(command) = &mut command {
         command.release()?;
     }
-    let outcome = watch(&mut collection, command.as_mut(), duration(&args), &stop)?;
+    let outcome = watch(&mut collection, command.as_mut(), duration(args), &stop)?;
     let interrupted = stop.load(Ordering::Relaxed);
     let profile = collection.finish()?;
     let options = WriteOptions {

@@ -37,7 +37,7 @@ impl GapJoin {
         let (mut gaps, mut exits) = (Vec::new(), Vec::new());
         for record in records {
             match record.header.kind {
-                kind if kind == RecordKind::UserStackAtSwitch as u16 => self.remember(record),
+                kind if kind == RecordKind::UserStackAtSwitch as u16 => self.remember(&record),
                 kind if kind == RecordKind::UserStackAtExit as u16 => exits.push(record),
                 _ => gaps.push(record),
             }
@@ -96,7 +96,7 @@ impl GapJoin {
         }
     }
 
-    fn remember(&mut self, record: Record) {
+    fn remember(&mut self, record: &Record) {
         let taken = self.taken.entry(record.header.tid).or_default();
         if taken.len() >= TAKEN_PER_THREAD {
             taken.drain(..TAKEN_PER_THREAD / 2);

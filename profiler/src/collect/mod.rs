@@ -47,6 +47,7 @@ const NAMES_AT_END: Duration = Duration::from_millis(1500);
 
 /// What to collect, and of whom.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct CollectOptions {
     /// Sample on-CPU stacks.
     pub on_cpu: bool,
@@ -318,15 +319,17 @@ impl Collection {
     }
 
     fn take_records(&mut self) -> Result<(), CollectError> {
-        let (mut samples, mut gaps) = (Vec::new(), Vec::new());
-        self.kernel.drain_records(|record| {
-            if record.header.kind == RecordKind::OnCpu as u16 { samples.push(record) } else { gaps.push(record) }
-        });
-        for record in samples {
-            self.account_sample(record);
-        }
-        for gap in self.gaps.join(gaps) {
-            self.account_gap(gap);
+        let mut batches = Vec::new();
+        self.kernel.drain_records(|batch| batches.push(batch));
+        for batch in batches {
+            let (samples, gaps): (Vec<Record>, Vec<Record>) =
+                batch.into_iter().partition(|record| record.header.kind == RecordKind::OnCpu as u16);
+            for record in samples {
+                self.account_sample(record);
+            }
+            for gap in self.gaps.join(gaps) {
+                self.account_gap(gap);
+            }
         }
         self.stacks.locate(&self.tracker)?;
         Ok(())

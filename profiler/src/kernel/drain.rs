@@ -151,12 +151,13 @@ impl Kernel {
         self.drainer.drain_now();
     }
 
-    /// Takes the records that have gathered, oldest first within each CPU.
-    pub fn drain_records(&mut self, mut take: impl FnMut(Record)) {
+    /// Takes the records that have gathered, a batch for each look into the rings: what belongs together lies in one batch
+    /// or two that follow one another.
+    pub fn drain_records(&mut self, mut take: impl FnMut(Vec<Record>)) {
         for batch in self.drainer.take() {
             self.so_far.skipped += batch.skipped_bytes;
             self.so_far.lost_records += batch.lost_records;
-            batch.records.into_iter().for_each(&mut take);
+            take(batch.records);
         }
         self.costs.tick();
     }

@@ -72,7 +72,7 @@ impl Drainer {
                     match batch.try_send(found) {
                         Ok(()) => {}
                         Err(TrySendError::Full(found)) => {
-                            lost_records = found.lost_records + found.records.len() as u64
+                            lost_records = found.lost_records + found.records.len() as u64;
                         }
                         Err(TrySendError::Disconnected(_)) => return,
                     }

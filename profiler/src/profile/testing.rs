@@ -122,6 +122,7 @@ fn web() -> Container {
         cpu_limit_cores: Some(0.5),
         pressure: Pressure { cpu: Some(0.21), io: Some(0.0), memory: None },
         ledger: Ledger {
+            stolen_ns: 0,
             thread_ns: 20 * SECOND,
             cpu_user_ns: 4_200_000_000,
             cpu_kernel_ns: 1_300_000_000,
@@ -184,6 +185,7 @@ fn database() -> Container {
         container: Some("db".to_owned()),
         cgroup: "/system.slice/docker-b71e0aa4c9d8.scope".to_owned(),
         ledger: Ledger {
+            stolen_ns: 0,
             thread_ns: 30 * SECOND,
             cpu_user_ns: 2_900_000_000,
             cpu_kernel_ns: 1_200_000_000,
@@ -216,6 +218,7 @@ fn unit() -> Container {
         runtime: "host".to_owned(),
         cgroup: "/system.slice/docker.service".to_owned(),
         ledger: Ledger {
+            stolen_ns: 0,
             thread_ns: 10 * SECOND,
             cpu_user_ns: 60_000_000,
             cpu_kernel_ns: 40_000_000,
@@ -231,7 +234,7 @@ fn host() -> Container {
         name: "host".to_owned(),
         runtime: "host".to_owned(),
         cgroup: "/".to_owned(),
-        ledger: Ledger { thread_ns: 10 * SECOND, blocked_other_ns: 10 * SECOND, ..Ledger::default() },
+        ledger: Ledger { stolen_ns: 0, thread_ns: 10 * SECOND, blocked_other_ns: 10 * SECOND, ..Ledger::default() },
         ..Container::default()
     }
 }
