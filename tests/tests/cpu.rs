@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use tests::cgroup::Cgroup;
-use tests::figures::{at_most_off, seconds, within};
+use tests::figures::{at_most_off, measured, seconds, within};
 use tests::observation::{Observation, observe, observe_beside};
 use tests::requirement::kernel;
 use tests::workload::Workload;
@@ -26,81 +26,89 @@ fn samples_fit(observation: &Observation, name: &str, cpu_s: f64) -> Result<()> 
 
 #[test]
 fn cpu_time_is_the_kernels_own_for_three_containers_at_once() -> Result<()> {
-    let Some(_kernel) = kernel()? else { return Ok(()) };
-    let settings: [&[&str]; 3] = [
-        &["--threads", "1", "--duty", "100"],
-        &["--threads", "2", "--duty", "40"],
-        &["--threads", "1", "--duty", "20", "--kernel", "80", "--period", "20"],
-    ];
-    let mut cgroups = Vec::new();
-    let mut workloads = Vec::new();
-    let mut cpu_before_ns = Vec::new();
-    for arguments in settings {
-        let cgroup = Cgroup::new()?;
-        workloads.push(Workload::start_in(&cgroup, "spinner", &[arguments, &["--seconds", "4"]].concat())?);
-        cpu_before_ns.push(cgroup.cpu_ns()?);
-        cgroups.push(cgroup);
-    }
-    let observation = observe(workloads, &["--frequency", FREQUENCY])?;
-    for ((cgroup, truth), before_ns) in cgroups.iter().zip(&observation.truths).zip(cpu_before_ns) {
-        let container = observation.report.container(cgroup.name())?;
-        within("CPU time by schedstat", container.ledger.cpu_s(), truth.seconds("/exec_ns")?, 0.01)?;
-        let by_controller_s = seconds(cgroup.cpu_ns()? - before_ns);
-        within("CPU time by the CPU controller", container.ledger.cpu_s(), by_controller_s, 0.02)?;
-        samples_fit(&observation, cgroup.name(), truth.seconds("/exec_ns")?)?;
-    }
-    observation.report.coverage.cpu_samples.adds_up()
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let settings: [&[&str]; 3] = [
+            &["--threads", "1", "--duty", "100"],
+            &["--threads", "2", "--duty", "40"],
+            &["--threads", "1", "--duty", "20", "--kernel", "80", "--period", "20"],
+        ];
+        let mut cgroups = Vec::new();
+        let mut workloads = Vec::new();
+        let mut cpu_before_ns = Vec::new();
+        for arguments in settings {
+            let cgroup = Cgroup::new()?;
+            workloads.push(Workload::start_in(&cgroup, "spinner", &[arguments, &["--seconds", "4"]].concat())?);
+            cpu_before_ns.push(cgroup.cpu_ns()?);
+            cgroups.push(cgroup);
+        }
+        let observation = observe(workloads, &["--frequency", FREQUENCY])?;
+        for ((cgroup, truth), before_ns) in cgroups.iter().zip(&observation.truths).zip(cpu_before_ns) {
+            let container = observation.report.container(cgroup.name())?;
+            within("CPU time by schedstat", container.ledger.cpu_s(), truth.seconds("/exec_ns")?, 0.01)?;
+            let by_controller_s = seconds(cgroup.cpu_ns()? - before_ns);
+            within("CPU time by the CPU controller", container.ledger.cpu_s(), by_controller_s, 0.02)?;
+            samples_fit(&observation, cgroup.name(), truth.seconds("/exec_ns")?)?;
+        }
+        observation.report.coverage.cpu_samples.adds_up()
+    })
 }
 
 #[test]
 fn user_and_kernel_time_are_told_apart() -> Result<()> {
-    let Some(_kernel) = kernel()? else { return Ok(()) };
-    let cgroup = Cgroup::new()?;
-    let spinner = Workload::start_in(&cgroup, "spinner", &["--kernel", "50", "--seconds", "4"])?;
-    let observation = observe(vec![spinner], &["--frequency", FREQUENCY])?;
-    let ledger = &observation.report.container(cgroup.name())?.ledger;
-    let truth = &observation.truths[0];
-    let kernel_share =
-        truth.seconds("/kernel_path_ns")? / (truth.seconds("/kernel_path_ns")? + truth.seconds("/user_path_ns")?);
-    let samples = truth.seconds("/exec_ns")? * FREQUENCY_HZ;
-    // The split may be estimated from samples; a little of the kernel path is user code.
-    let sigma = (kernel_share * (1.0 - kernel_share) / samples).sqrt();
-    at_most_off("share of kernel time", ledger.cpu_kernel_s / ledger.cpu_s(), kernel_share, 0.03 + 3.0 * sigma)
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let cgroup = Cgroup::new()?;
+        let spinner = Workload::start_in(&cgroup, "spinner", &["--kernel", "50", "--seconds", "4"])?;
+        let observation = observe(vec![spinner], &["--frequency", FREQUENCY])?;
+        let ledger = &observation.report.container(cgroup.name())?.ledger;
+        let truth = &observation.truths[0];
+        let kernel_share =
+            truth.seconds("/kernel_path_ns")? / (truth.seconds("/kernel_path_ns")? + truth.seconds("/user_path_ns")?);
+        let samples = truth.seconds("/exec_ns")? * FREQUENCY_HZ;
+        // The split may be estimated from samples; a little of the kernel path is user code.
+        let sigma = (kernel_share * (1.0 - kernel_share) / samples).sqrt();
+        at_most_off("share of kernel time", ledger.cpu_kernel_s / ledger.cpu_s(), kernel_share, 0.03 + 3.0 * sigma)
+    })
 }
 
 #[test]
 fn samples_lie_below_the_named_path() -> Result<()> {
-    let Some(_kernel) = kernel()? else { return Ok(()) };
-    let cgroup = Cgroup::new()?;
-    let spinner = Workload::start_in(&cgroup, "spinner", &["--depth", "20", "--seconds", "3"])?;
-    let observation = observe(vec![spinner], &["--frequency", FREQUENCY])?;
-    let mut path = vec!["spinner_enter"];
-    path.extend(["spinner_descend"; 21]);
-    path.push("spinner_burn");
-    let mine = |sample: &tests::pprof::Sample| sample.is("container", cgroup.name());
-    let all = observation.profile.sum("samples/count", mine)?;
-    let below = observation.profile.sum("samples/count", |sample| mine(sample) && sample.goes_through(&path))?;
-    ensure!(below > 0.95 * all, "{below} of {all} samples go through all 21 levels");
-    Ok(())
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let cgroup = Cgroup::new()?;
+        let spinner = Workload::start_in(&cgroup, "spinner", &["--depth", "20", "--seconds", "3"])?;
+        let observation = observe(vec![spinner], &["--frequency", FREQUENCY])?;
+        let mut path = vec!["spinner_enter"];
+        path.extend(["spinner_descend"; 21]);
+        path.push("spinner_burn");
+        let mine = |sample: &tests::pprof::Sample| sample.is("container", cgroup.name());
+        let all = observation.profile.sum("samples/count", mine)?;
+        let below = observation.profile.sum("samples/count", |sample| mine(sample) && sample.goes_through(&path))?;
+        ensure!(below > 0.95 * all, "{below} of {all} samples go through all 21 levels");
+        Ok(())
+    })
 }
 
 #[test]
 fn expected_samples_are_all_accounted_for() -> Result<()> {
-    let Some(_kernel) = kernel()? else { return Ok(()) };
-    let (inside, outside) = (Cgroup::new()?, Cgroup::new()?);
-    let workloads = vec![
-        Workload::start_in(&inside, "spinner", &["--duty", "50"])?,
-        Workload::start_in(&outside, "spinner", &["--duty", "50"])?,
-    ];
-    let observation = observe(workloads, &["--frequency", FREQUENCY, "--container", inside.name()])?;
-    let coverage = &observation.report.coverage.cpu_samples;
-    coverage.adds_up()?;
-    let cpus = f64::from(observation.report.host.cpus);
-    let expected = observation.window_s() * FREQUENCY_HZ * cpus;
-    at_most_off("samples expected", coverage.expected as f64, expected, 0.02 * expected + cpus)?;
-    ensure!(coverage.filtered > 0, "the other container's samples are filtered out: {coverage:?}");
-    ensure!(observation.report.container(outside.name()).is_err(), "the filter let the other container in");
-    samples_fit(&observation, inside.name(), observation.truths[0].seconds("/exec_ns")?)
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let (inside, outside) = (Cgroup::new()?, Cgroup::new()?);
+        let workloads = vec![
+            Workload::start_in(&inside, "spinner", &["--duty", "50"])?,
+            Workload::start_in(&outside, "spinner", &["--duty", "50"])?,
+        ];
+        let observation = observe(workloads, &["--frequency", FREQUENCY, "--container", inside.name()])?;
+        let coverage = &observation.report.coverage.cpu_samples;
+        coverage.adds_up()?;
+        let cpus = f64::from(observation.report.host.cpus);
+        let expected = observation.window_s() * FREQUENCY_HZ * cpus;
+        at_most_off("samples expected", coverage.expected as f64, expected, 0.02 * expected + cpus)?;
+        ensure!(coverage.filtered > 0, "the other container's samples are filtered out: {coverage:?}");
+        ensure!(observation.report.container(outside.name()).is_err(), "the filter let the other container in");
+        samples_fit(&observation, inside.name(), observation.truths[0].seconds("/exec_ns")?)
+    })
 }
 
 /// Calls bpf(2) on a map as fast as it can until told to stop: a sampler is skipped while its CPU is in there.
@@ -131,26 +139,28 @@ fn hammer_map_calls(stop: &AtomicBool) -> Result<u64> {
 
 #[test]
 fn samples_lost_to_map_calls_are_counted_as_lost() -> Result<()> {
-    let Some(_kernel) = kernel()? else { return Ok(()) };
-    let cgroup = Cgroup::new()?;
-    let spinner = Workload::start_in(&cgroup, "spinner", &["--duty", "50", "--seconds", "3"])?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let hammers: Vec<_> = (0..2)
-        .map(|_| {
-            let stop = Arc::clone(&stop);
-            thread::spawn(move || hammer_map_calls(&stop))
-        })
-        .collect();
-    let observation = observe_beside(vec![spinner], &["--frequency", FREQUENCY], |_| Ok(()));
-    stop.store(true, Ordering::Relaxed);
-    for hammer in hammers {
-        let calls = hammer.join().ok().context("a hammering thread panicked")??;
-        ensure!(calls > 0, "nothing was hammered");
-    }
-    let observation = observation?;
-    let coverage = &observation.report.coverage.cpu_samples;
-    coverage.adds_up()?;
-    ensure!(coverage.lost_total() > 0, "hammering map calls loses samples, and none is reported: {coverage:?}");
-    let container = observation.report.container(cgroup.name())?;
-    within("CPU time all the same", container.ledger.cpu_s(), observation.truths[0].seconds("/exec_ns")?, 0.01)
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let cgroup = Cgroup::new()?;
+        let spinner = Workload::start_in(&cgroup, "spinner", &["--duty", "50", "--seconds", "3"])?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let hammers: Vec<_> = (0..2)
+            .map(|_| {
+                let stop = Arc::clone(&stop);
+                thread::spawn(move || hammer_map_calls(&stop))
+            })
+            .collect();
+        let observation = observe_beside(vec![spinner], &["--frequency", FREQUENCY], |_| Ok(()));
+        stop.store(true, Ordering::Relaxed);
+        for hammer in hammers {
+            let calls = hammer.join().ok().context("a hammering thread panicked")??;
+            ensure!(calls > 0, "nothing was hammered");
+        }
+        let observation = observation?;
+        let coverage = &observation.report.coverage.cpu_samples;
+        coverage.adds_up()?;
+        ensure!(coverage.lost_total() > 0, "hammering map calls loses samples, and none is reported: {coverage:?}");
+        let container = observation.report.container(cgroup.name())?;
+        within("CPU time all the same", container.ledger.cpu_s(), observation.truths[0].seconds("/exec_ns")?, 0.01)
+    })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::cgroup::Cgroup;
-use tests::figures::{EDGE_S, at_most_off, within};
+use tests::figures::{EDGE_S, at_most_off, measured, within};
 use tests::observation::{Observation, observe, observe_for};
 use tests::pprof::Sample;
 use tests::requirement::kernel;
@@ -35,106 +35,121 @@ fn sums_are_unbiased(observation: &Observation, name: &str) -> Result<()> {
 
 #[test]
 fn weighted_sums_meet_the_exact_totals_for_each_reason() -> Result<()> {
-    let Some(_kernel) = kernel()? else { return Ok(()) };
-    let (sleeping, fighting, mixing) = (Cgroup::new()?, Cgroup::new()?, Cgroup::new()?);
-    let kinds = ["--kinds", "nanosleep,poll,unix,tcp,futex,pipe", "--wait", "3"];
-    let workloads = vec![
-        Workload::start_in(&sleeping, "sleeper", &kinds)?,
-        Workload::start_in(&fighting, "lock_fighter", &["--hold", "200"])?,
-        Workload::start_in(&mixing, "mixed", &["--seconds", "2"])?,
-    ];
-    let observation = observe(workloads, &[])?;
-    for cgroup in [&sleeping, &fighting, &mixing] {
-        sums_are_unbiased(&observation, cgroup.name())?;
-    }
-    let offcpu = &observation.report.coverage.offcpu;
-    let allowed_s = 3.0 * (offcpu.threshold_s * offcpu.time_s).sqrt() + EDGE_S;
-    at_most_off("off-CPU time with a stack", offcpu.with_stack_s, offcpu.time_s, allowed_s)
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let (sleeping, fighting, mixing) = (Cgroup::new()?, Cgroup::new()?, Cgroup::new()?);
+        let kinds = ["--kinds", "nanosleep,poll,unix,tcp,futex,pipe", "--wait", "3"];
+        let workloads = vec![
+            Workload::start_in(&sleeping, "sleeper", &kinds)?,
+            Workload::start_in(&fighting, "lock_fighter", &["--hold", "200"])?,
+            Workload::start_in(&mixing, "mixed", &["--seconds", "2"])?,
+        ];
+        let observation = observe(workloads, &[])?;
+        for cgroup in [&sleeping, &fighting, &mixing] {
+            sums_are_unbiased(&observation, cgroup.name())?;
+        }
+        let offcpu = &observation.report.coverage.offcpu;
+        let allowed_s = 3.0 * (offcpu.threshold_s * offcpu.time_s).sqrt() + EDGE_S;
+        at_most_off("off-CPU time with a stack", offcpu.with_stack_s, offcpu.time_s, allowed_s)
+    })
 }
 
 #[test]
 fn brief_and_long_waits_get_their_true_shares() -> Result<()> {
-    let Some(_kernel) = kernel()? else { return Ok(()) };
-    let cgroup = Cgroup::new()?;
-    let mix = Workload::start_in(&cgroup, "off_cpu_mix", &["--seconds", "6", "--cpu", "0,1"])?;
-    let observation = observe(vec![mix], &[])?;
-    let truth = &observation.truths[0];
-    let switches_per_s = truth.number("/brief/waits")? as f64 / truth.work_s()?;
-    println!("{switches_per_s:.0} brief waits a second");
-    // All off-CPU time below each of the two: blocked, and waiting for a CPU in the same calls. (The clock around a wait
-    // also counts what the call itself takes on the CPU, which for the brief waits is a third of it.)
-    let below_s = |function: &str, thread: &str| {
-        weight_s(&observation, |sample| {
-            sample.is("container", cgroup.name())
-                && sample.goes_through(&[function])
-                && sample.labels.get("thread").is_some_and(|name| name.contains(thread))
-        })
-    };
-    let brief_s = below_s("off_cpu_mix::hand_over", "-")?;
-    let slow_s = below_s("slow_wait_root", "sleep-")?;
-    let (true_brief_s, true_slow_s) = (truth.seconds("/brief/off_cpu_ns")?, truth.seconds("/slow/off_cpu_ns")?);
-    within("slow path", slow_s, true_slow_s, 0.05)?;
-    let share = brief_s / (brief_s + slow_s);
-    let true_share = true_brief_s / (true_brief_s + true_slow_s);
-    at_most_off("the brief path's share", share, true_share, 0.05 * true_share)?;
-    sums_are_unbiased(&observation, cgroup.name())
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let cgroup = Cgroup::new()?;
+        let mix = Workload::start_in(&cgroup, "off_cpu_mix", &["--seconds", "6", "--cpu", "0,1"])?;
+        let observation = observe(vec![mix], &[])?;
+        let truth = &observation.truths[0];
+        let switches_per_s = truth.number("/brief/waits")? as f64 / truth.work_s()?;
+        println!("{switches_per_s:.0} brief waits a second");
+        // All off-CPU time below each of the two: blocked, and waiting for a CPU in the same calls. (The clock around a wait
+        // also counts what the call itself takes on the CPU, which for the brief waits is a third of it.)
+        let below_s = |function: &str, thread: &str| {
+            weight_s(&observation, |sample| {
+                sample.is("container", cgroup.name())
+                    && sample.goes_through(&[function])
+                    && sample.labels.get("thread").is_some_and(|name| name.contains(thread))
+            })
+        };
+        let brief_s = below_s("off_cpu_mix::hand_over", "-")?;
+        let slow_s = below_s("slow_wait_root", "sleep-")?;
+        let (true_brief_s, true_slow_s) = (truth.seconds("/brief/off_cpu_ns")?, truth.seconds("/slow/off_cpu_ns")?);
+        within("slow path", slow_s, true_slow_s, 0.05)?;
+        let share = brief_s / (brief_s + slow_s);
+        let true_share = true_brief_s / (true_brief_s + true_slow_s);
+        at_most_off("the brief path's share", share, true_share, 0.05 * true_share)?;
+        sums_are_unbiased(&observation, cgroup.name())
+    })
 }
 
 #[test]
 fn one_hang_of_five_seconds_is_there_with_its_stack() -> Result<()> {
-    let Some(_kernel) = kernel()? else { return Ok(()) };
-    let cgroup = Cgroup::new()?;
-    let hang = Workload::start_in(&cgroup, "hang", &["--seconds", "5"])?;
-    let observation = observe(vec![hang], &[])?;
-    let path = ["hang_handle_request", "hang_query_backend", "hang_wait_for_answer"];
-    // The thread is parked, on another path, before and after it hangs.
-    let hung_s = weight_s(&observation, |sample| sample.goes_through(&path))?;
-    within("the hang", hung_s, observation.truths[0].seconds("/hung_ns")?, 0.01)?;
-    let whole = observation.profile.samples.iter().filter(|sample| sample.goes_through(&path)).all(|sample| {
-        // Woken, it waits for a CPU for a moment, still in the same place.
-        let reason = ["other", "runnable_self", "runnable_other"].iter().any(|reason| sample.is("reason", reason));
-        reason && sample.frames.iter().any(|frame| frame.contains("pipe_read"))
-    });
-    ensure!(whole, "the kernel's side of the stack is missing, or the reason is wrong");
-    Ok(())
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let cgroup = Cgroup::new()?;
+        let hang = Workload::start_in(&cgroup, "hang", &["--seconds", "5"])?;
+        let observation = observe(vec![hang], &[])?;
+        let path = ["hang_handle_request", "hang_query_backend", "hang_wait_for_answer"];
+        // The thread is parked, on another path, before and after it hangs.
+        let hung_s = weight_s(&observation, |sample| sample.goes_through(&path))?;
+        within("the hang", hung_s, observation.truths[0].seconds("/hung_ns")?, 0.01)?;
+        let whole = observation.profile.samples.iter().filter(|sample| sample.goes_through(&path)).all(|sample| {
+            // Woken, it waits for a CPU for a moment, still in the same place.
+            let reason = ["other", "runnable_self", "runnable_other"].iter().any(|reason| sample.is("reason", reason));
+            reason && sample.frames.iter().any(|frame| frame.contains("pipe_read"))
+        });
+        ensure!(whole, "the kernel's side of the stack is missing, or the reason is wrong");
+        Ok(())
+    })
 }
 
 #[test]
 fn waits_that_began_before_and_never_end_are_there_with_their_stacks() -> Result<()> {
-    let Some(_kernel) = kernel()? else { return Ok(()) };
-    let cgroup = Cgroup::new()?;
-    let _hang = Workload::start_in(&cgroup, "hang", &[])?;
-    let observation = observe_for(Duration::from_secs(2), &[])?;
-    let waits: [(&[&str], &str); 2] = [
-        (&["never_answered_root", "never_answered_step", "never_answered_block"], "other"),
-        (&["never_woken_root", "never_woken_block"], "lock"),
-    ];
-    for (path, reason) in waits {
-        let waited_s = weight_s(&observation, |sample| sample.goes_through(path) && sample.is("reason", reason))?;
-        within(path[0], waited_s, observation.window_s(), 0.01)?;
-    }
-    sums_are_unbiased(&observation, cgroup.name())
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let cgroup = Cgroup::new()?;
+        let _hang = Workload::start_in(&cgroup, "hang", &[])?;
+        let observation = observe_for(Duration::from_secs(2), &[])?;
+        let waits: [(&[&str], &str); 2] = [
+            (&["never_answered_root", "never_answered_step", "never_answered_block"], "other"),
+            (&["never_woken_root", "never_woken_block"], "lock"),
+        ];
+        for (path, reason) in waits {
+            let waited_s = weight_s(&observation, |sample| sample.goes_through(path) && sample.is("reason", reason))?;
+            within(path[0], waited_s, observation.window_s(), 0.01)?;
+        }
+        sums_are_unbiased(&observation, cgroup.name())
+    })
 }
 
 #[test]
 fn a_chain_of_known_depth_is_whole_from_main_to_the_kernel() -> Result<()> {
-    let Some(_kernel) = kernel()? else { return Ok(()) };
-    let directory = tempfile::tempdir()?;
-    let chain = compile_chain(directory.path())?;
-    let cgroup = Cgroup::new()?;
-    let mut child =
-        cgroup.command(&chain).arg("40").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("no chain")?;
-    let observed = (|| {
-        let mut ready = [0; 6];
-        child.stdout.as_mut().context("chain without output")?.read_exact(&mut ready)?;
-        observe_for(Duration::from_secs(1), &[])
-    })();
-    drop(child.stdin.take());
-    child.wait()?;
-    let observation = observed?;
-    let mut path = vec!["main", "chain_enter"];
-    path.extend(["chain_descend"; 41]);
-    path.push("chain_block");
-    let waited_s = weight_s(&observation, |sample| sample.goes_through(&path))?;
-    within("the chain's wait", waited_s, observation.window_s(), 0.01)
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let directory = tempfile::tempdir()?;
+        let chain = compile_chain(directory.path())?;
+        let cgroup = Cgroup::new()?;
+        let mut child = cgroup
+            .command(&chain)
+            .arg("40")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("no chain")?;
+        let observed = (|| {
+            let mut ready = [0; 6];
+            child.stdout.as_mut().context("chain without output")?.read_exact(&mut ready)?;
+            observe_for(Duration::from_secs(1), &[])
+        })();
+        drop(child.stdin.take());
+        child.wait()?;
+        let observation = observed?;
+        let mut path = vec!["main", "chain_enter"];
+        path.extend(["chain_descend"; 41]);
+        path.push("chain_block");
+        let waited_s = weight_s(&observation, |sample| sample.goes_through(&path))?;
+        within("the chain's wait", waited_s, observation.window_s(), 0.01)
+    })
 }

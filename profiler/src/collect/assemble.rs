@@ -545,6 +545,7 @@ fn name_stack(
     let mut frames: Vec<FrameId> = Vec::new();
     let (mut total, mut resolved) = (0, 0);
     let incomplete = match &stack.user {
+        Ok(_) if stack.broken => Some("broken_chain"),
         Ok(_) => missing_root(user),
         Err(None) => None,
         Err(Some(reason)) => {

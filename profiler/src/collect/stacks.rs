@@ -40,6 +40,8 @@ pub struct RawStack {
     pub kernel: Vec<u64>,
     /// User locations, leaf first, or why there are none.
     pub user: Result<Vec<Location>, Option<&'static str>>,
+    /// Whether the walk left what is mapped: a binary without frame pointers uses the register for something else.
+    pub broken: bool,
 }
 
 /// A stack whose addresses wait to be looked up in their process.
@@ -81,7 +83,7 @@ impl StackStore {
             UserPart::None => Err(None),
             UserPart::Missing(reason) => Err(Some(*reason)),
         };
-        self.stacks.push(RawStack { kernel: key.kernel.clone(), user });
+        self.stacks.push(RawStack { kernel: key.kernel.clone(), user, broken: false });
         self.ids.insert(key, id);
         id
     }
@@ -123,8 +125,9 @@ impl StackStore {
                 })
                 .collect::<Vec<_>>()
         })?;
-        for (stack, locations) in located {
+        for (stack, mut locations) in located {
             if let Some(stack) = self.stacks.get_mut(stack.0 as usize) {
+                stack.broken = cut_at_nowhere(&mut locations);
                 stack.user = Ok(locations);
             }
         }
@@ -135,6 +138,16 @@ impl StackStore {
     pub fn into_stacks(self) -> Vec<RawStack> {
         self.stacks
     }
+}
+
+/// Cuts a stack, leaf first, where it leads to an address that nothing is mapped at, and whatever was read from there on.
+/// The leaf itself stays. Whether anything was cut.
+fn cut_at_nowhere(locations: &mut Vec<Location>) -> bool {
+    let nowhere = locations.iter().skip(1).position(|location| matches!(location, Location::Unknown { .. }));
+    if let Some(callers) = nowhere {
+        locations.truncate(callers + 1);
+    }
+    nowhere.is_some()
 }
 
 impl RawStackId {
@@ -158,6 +171,18 @@ mod tests {
         assert_ne!(store.intern(7, 5, vec![], taken()), first);
         store.exec(7);
         assert_ne!(store.intern(7, 5, vec![9], taken()), first);
+    }
+
+    #[test]
+    fn a_stack_ends_where_the_walk_left_what_is_mapped() {
+        let known = |address| Location::Kernel { address };
+        let unknown = |address| Location::Unknown { address };
+        let mut locations = vec![known(1), known(2), unknown(3), known(4)];
+        assert!(cut_at_nowhere(&mut locations));
+        assert_eq!(locations.len(), 2);
+        let mut whole = vec![unknown(1), known(2)];
+        assert!(!cut_at_nowhere(&mut whole));
+        assert_eq!(whole.len(), 2);
     }
 
     #[test]
