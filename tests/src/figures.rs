@@ -35,18 +35,6 @@ pub fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_of_what_is_true() {
-        assert!(within("x", 1.009, 1.0, 0.01).is_ok());
-        assert!(within("x", 1.011, 1.0, 0.01).is_err());
-        assert!(within("x", 0.001, 0.0, 0.01).is_ok(), "the edges of a window blur");
-    }
-}
-
 /// Runs a measurement, and again if it fails, three times at most.
 ///
 /// A figure that is right lies outside of three standard errors now and then (once in 370 times, and there are dozens of
@@ -59,4 +47,16 @@ pub fn measured(measure: impl Fn() -> Result<()>) -> Result<()> {
         }
     }
     measure()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_of_what_is_true() {
+        assert!(within("x", 1.009, 1.0, 0.01).is_ok());
+        assert!(within("x", 1.011, 1.0, 0.01).is_err());
+        assert!(within("x", 0.001, 0.0, 0.01).is_ok(), "the edges of a window blur");
+    }
 }
