@@ -106,8 +106,12 @@ pub fn syscall_class(number: u64) -> u8 {
     if number >= syscall::SYSCALLS as u64 {
         return 0;
     }
-    // SAFETY: the index was just checked against the table's length.
-    let place = unsafe { (&raw const SYSCALL_CLASSES).cast::<u8>().add(number as usize) };
+    // The compiler would drop the mask behind the check above, but verifiers before 6.2 do not carry a check over to
+    // another copy of the register: so it must not know what it masks.
+    // SAFETY: a local of this function, read where it stands.
+    let index = unsafe { ptr::read_volatile(&raw const number) } as usize & (syscall::SYSCALLS - 1);
+    // SAFETY: the index was just masked to the table's length.
+    let place = unsafe { (&raw const SYSCALL_CLASSES).cast::<u8>().add(index) };
     constant(place)
 }
 

@@ -41,7 +41,7 @@ pub fn run(image: &Path, initramfs: &Path) -> Result<Results> {
     }
     let child = Command::new("qemu-system-x86_64")
         .args(["-cpu", "max", "-m", "1024", "-smp", "2", "-no-reboot", "-display", "none", "-monitor", "none"])
-        .args(["-nic", "none", "-accel", "tcg,thread=multi"])
+        .args(["-nic", "none", "-accel", "tcg,thread=single"])
         .arg("-kernel")
         .arg(image)
         .arg("-initrd")
