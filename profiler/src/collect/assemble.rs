@@ -145,6 +145,10 @@ impl Collection {
         let seen = count(Counter::SamplesKept) + idle + filtered + full + no_slot;
         // The kernel skips the program while its CPU is inside a map call, and timers that fire late skip periods.
         let not_run = expected.saturating_sub(seen);
+        // Some kernels do not run it on a sleeping CPU either, where there is nothing to lose.
+        let due_idle: u64 = self.windows.iter().map(|window| window.samples_due_idle).sum();
+        let asleep = not_run.min(due_idle.saturating_sub(idle));
+        let (idle, not_run) = (idle + asleep, not_run - asleep);
         let lost = [("ring_full", full), ("no_slot", no_slot), ("not_run", not_run)];
         let mut other_losses: BTreeMap<String, u64> = BTreeMap::new();
         for counter in [

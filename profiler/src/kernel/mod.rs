@@ -11,6 +11,7 @@ pub mod cpus;
 mod drain;
 mod drainer;
 mod error;
+mod idle;
 mod load;
 mod mapped;
 pub mod offsets;
@@ -94,5 +95,6 @@ pub struct Kernel {
     /// Memory of all maps in bytes, as the kernel accounts it.
     map_bytes: u64,
     costs: cost::Costs,
+    idle: idle::IdleClock,
     so_far: drain::SoFar,
 }

@@ -39,7 +39,7 @@ pub struct CpuSampleCoverage {
     pub expected: u64,
     /// Samples in the profile.
     pub kept: u64,
-    /// Samples of idle CPUs.
+    /// Samples of idle CPUs. Where the kernel did not deliver them, as many as were due in the CPUs' idle time.
     pub idle: u64,
     /// Samples of what the filters exclude.
     pub filtered: u64,
