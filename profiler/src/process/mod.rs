@@ -21,6 +21,7 @@ mod module;
 pub mod sideband;
 mod table;
 mod tracker;
+pub mod unwind;
 
 use std::sync::Arc;
 
