@@ -42,7 +42,7 @@ impl FileIdentity {
         self == mapped || self.inode == mapped.inode && layered()
     }
 
-    fn of(file: &OwnedFd) -> Option<Self> {
+    pub(super) fn of(file: &OwnedFd) -> Option<Self> {
         let status = fstat(file).ok()?;
         (FileType::from_raw_mode(status.st_mode) == FileType::RegularFile).then(|| Self {
             major: major(status.st_dev),
@@ -83,25 +83,6 @@ impl Drop for Module {
         if self.file.is_some() {
             self.open_files.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// The file in which a runtime leaves the names of the code it made, open.
-#[derive(Debug)]
-pub struct PerfMapFile {
-    id: u32,
-    file: File,
-}
-
-impl PerfMapFile {
-    /// Number of this file, unique in one run of the program.
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// The file.
-    pub fn file(&self) -> &File {
-        &self.file
     }
 }
 
@@ -243,7 +224,7 @@ impl Modules {
         }
         let mut replaced = false;
         for root in roots {
-            if let Some(file) = open_in_root(*root, path)
+            if let Some(file) = open_in_root(*root, path, flags)
                 && let Some(found) = FileIdentity::of(&file)
             {
                 if found.is(wanted, &file) {
@@ -255,22 +236,12 @@ impl Modules {
         self.counters.replaced += u64::from(replaced);
         None
     }
-
-    /// Opens the perf map of a process, from inside its own mount namespace.
-    pub fn open_perf_map(&mut self, pid: Pid, pid_in_namespace: u32) -> Option<Arc<PerfMapFile>> {
-        let file = open_in_root(pid, OsStr::new(&format!("/tmp/perf-{pid_in_namespace}.map")))?;
-        FileIdentity::of(&file)?;
-        let id = self.next_id;
-        self.next_id += 1;
-        Some(Arc::new(PerfMapFile { id, file: file.into() }))
-    }
 }
 
 /// Opens a path as the process sees it. Links inside a container are resolved inside its root, never in ours.
-fn open_in_root(Pid(pid): Pid, path: &OsStr) -> Option<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = open(format!("/proc/{pid}/root"), flags, Mode::empty()).ok()?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+pub(super) fn open_in_root(Pid(pid): Pid, path: &OsStr, flags: OFlags) -> Option<OwnedFd> {
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = open(format!("/proc/{pid}/root"), directory, Mode::empty()).ok()?;
     openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS).ok()
 }
 

@@ -184,6 +184,8 @@ pub(crate) enum Unresolved {
     NoPerfMap,
     #[error("code made at run time, not in the perf map")]
     NotInPerfMap,
+    #[error("code made at run time, not in what was read of a perf map beyond the limit")]
+    PerfMapTooLarge,
     #[error("kernel addresses are hidden")]
     KernelHidden,
 }
@@ -205,6 +207,7 @@ impl Unresolved {
             Self::ParserFailed => "parser_failed",
             Self::NoPerfMap => "no_perf_map",
             Self::NotInPerfMap => "not_in_perf_map",
+            Self::PerfMapTooLarge => "perf_map_too_large",
             Self::KernelHidden => "kernel_hidden",
         }
     }

@@ -38,10 +38,11 @@ enum Key {
 pub(super) struct Worker {
     binaries: Binaries,
     kernel: KernelSymbols,
+    /// With the batch that each was last asked for in.
     perf_maps: FxHashMap<u32, (PerfMap, u64)>,
     vdso: OnceCell<Option<File>>,
     cache: Cache,
-    clock: u64,
+    batch: u64,
     resolved: u64,
     unresolved: BTreeMap<&'static str, u64>,
 }
@@ -54,7 +55,7 @@ impl Worker {
             perf_maps: FxHashMap::default(),
             vdso: OnceCell::new(),
             cache: Cache::new(options.cached_addresses),
-            clock: 0,
+            batch: 0,
             resolved: 0,
             unresolved: BTreeMap::new(),
         }
@@ -64,6 +65,7 @@ impl Worker {
         for request in inbox {
             match request {
                 Request::Resolve(locations, reply) => {
+                    self.batch += 1;
                     let frames = locations.iter().map(|location| self.resolve(location)).collect();
                     reply.send(frames).ok();
                 }
@@ -129,11 +131,22 @@ impl Worker {
                 let file = self.vdso.get_or_init(vdso::dump).as_ref().ok_or(Unresolved::NoFile)?;
                 self.binaries.find(VDSO, &"[vdso]".into(), file, *offset)
             }
-            Location::Anonymous { address, perf_map, .. } => {
-                let file = perf_map.as_ref().ok_or(Unresolved::NoPerfMap)?;
-                let name: Arc<str> =
-                    self.perf_map(file).find(file.file(), *address).ok_or(Unresolved::NotInPerfMap)?.into();
-                Ok(one(name, "[jit]".into(), FrameKind::User))
+            Location::Anonymous { address, perf_maps, .. } => {
+                let files = perf_maps.files();
+                if files.is_empty() {
+                    return Err(Unresolved::NoPerfMap);
+                }
+                let mut reason = Unresolved::NotInPerfMap;
+                for file in &files {
+                    let map = self.perf_map(file);
+                    if let Some(name) = map.find(*address) {
+                        return Ok(one(name.into(), "[jit]".into(), FrameKind::User));
+                    }
+                    if map.is_full() {
+                        reason = Unresolved::PerfMapTooLarge;
+                    }
+                }
+                Err(reason)
             }
             Location::Kernel { address } => {
                 let (name, module) = self.kernel.find(*address)?;
@@ -143,14 +156,17 @@ impl Worker {
         }
     }
 
-    fn perf_map(&mut self, file: &PerfMapFile) -> &mut PerfMap {
-        self.clock += 1;
+    /// The names in a file, as it is in this batch: a runtime moves code, and says so in the file.
+    fn perf_map(&mut self, file: &PerfMapFile) -> &PerfMap {
         if self.perf_maps.len() >= PERF_MAPS && !self.perf_maps.contains_key(&file.id()) {
             let oldest = self.perf_maps.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id);
             oldest.and_then(|id| self.perf_maps.remove(&id));
         }
         let (map, used) = self.perf_maps.entry(file.id()).or_default();
-        *used = self.clock;
+        if *used != self.batch {
+            map.refresh(file.file());
+        }
+        *used = self.batch;
         map
     }
 }
