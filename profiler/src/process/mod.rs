@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 pub use mappings::{Mapping, MappingKind, MappingLine, Mappings, parse_line};
 pub use memory::{FRAME_LIMIT, Registers, StackMemory, Stop, UserStack, walk_frame_pointers, walk_thread};
+pub(crate) use module::open_regular;
 pub use module::{FileIdentity, Module, ModuleCounters, ModuleId, Modules};
 pub use perf_map::{PerfMapFile, PerfMapRefusal, PerfMaps, perf_map_path};
 pub use table::{ProcessCounters, ProcessTable};

@@ -10,13 +10,12 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{FileType, OFlags, fstat};
 
-use super::module::{FileIdentity, open_in_root};
+use super::module::{FileIdentity, open_in_root, reopen};
 use super::{Pid, monotonic_ns};
 
 /// Files kept of one process: agents may write anew under the same name.
@@ -149,13 +148,6 @@ fn open_perf_map(pid: Pid, start_ns: u64) -> Result<(File, FileIdentity), PerfMa
     Ok((file, identity))
 }
 
-/// Opens for reading what was only looked at so far.
-fn reopen(there: &OwnedFd) -> Option<OwnedFd> {
-    use std::os::fd::AsRawFd;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    open(format!("/proc/self/fd/{}", there.as_raw_fd()), flags, Mode::empty()).ok()
-}
-
 /// A time of the monotonic clock by the clock of the file system.
 fn real_time_ns(at_ns: u64) -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
@@ -214,7 +206,7 @@ mod tests {
         std::os::unix::fs::symlink(format!("{path}.old"), &path)?;
         assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::NotAFile), "a link");
         fs::remove_file(&path)?;
-        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RWXU)?;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU)?;
         assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::NotAFile), "a FIFO");
         fs::remove_file(&path)?;
         fs::write(&path, "1000 10 anew\n")?;

@@ -343,9 +343,8 @@ impl ProcessTable {
                 image.mappings.iter().any(|mapping| matches!(mapping.kind, MappingKind::Anonymous))
             })
         };
-        let wanting = |lives: &&Vec<Life>| {
-            lives.last().is_some_and(|life| life.end_ns.is_none() && runs_anonymous(life))
-        };
+        let wanting =
+            |lives: &&Vec<Life>| lives.last().is_some_and(|life| life.end_ns.is_none() && runs_anonymous(life));
         let wanting: Vec<Pid> = self.lives.iter().filter(|(_, lives)| wanting(lives)).map(|(pid, _)| *pid).collect();
         for pid in wanting {
             self.look_for_perf_map(pid, now);

@@ -23,8 +23,12 @@
 //! cannot raise SIGBUS. Whatever cannot be read is counted by reason and the recording goes on.
 
 mod elf;
+mod function_file;
+mod go_table;
 mod kernel;
+mod mini_debug;
 mod perf_map;
+mod separate;
 mod user;
 mod vdso;
 mod worker;

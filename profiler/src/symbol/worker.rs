@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -10,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::kernel::{KernelSymbols, PROGRAMS};
 use super::perf_map::PerfMap;
-use super::user::Binaries;
+use super::user::{Binaries, BinaryFile};
 use super::{Options, ResolvedFrame, ResolvedFrames, SymbolCounters, Unresolved, vdso};
 use crate::process::{Location, ModuleId, PerfMapFile};
 use crate::profile::FrameKind;
@@ -125,11 +126,13 @@ impl Worker {
         match location {
             Location::Module { module, offset } => {
                 let file = module.file().ok_or(Unresolved::NoFile)?;
-                self.binaries.find(module.id().0, &module.name().into(), file, offset.0)
+                let source = BinaryFile { file, path: module.path(), root: module.root() };
+                self.binaries.find(module.id().0, &module.name().into(), source, offset.0)
             }
             Location::Vdso { offset } => {
                 let file = self.vdso.get_or_init(vdso::dump).as_ref().ok_or(Unresolved::NoFile)?;
-                self.binaries.find(VDSO, &"[vdso]".into(), file, *offset)
+                let source = BinaryFile { file, path: Path::new("[vdso]"), root: None };
+                self.binaries.find(VDSO, &"[vdso]".into(), source, *offset)
             }
             Location::Anonymous { address, perf_maps, .. } => {
                 let files = perf_maps.files();
