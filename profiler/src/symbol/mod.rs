@@ -75,12 +75,14 @@ pub struct ResolvedFrame {
     pub file: Arc<str>,
     /// Source line; 0 if unknown or not asked for.
     pub line: u32,
+    /// Why it has no name, as [`SymbolCounters::unresolved`] counts it; `None` if it has one.
+    pub unresolved: Option<&'static str>,
 }
 
 impl ResolvedFrame {
     /// Whether the frame has a name. A kernel frame without one is of kind [`FrameKind::Kernel`] all the same.
     pub fn is_named(&self) -> bool {
-        self.kind != FrameKind::Unresolved && !(self.kind == FrameKind::Kernel && self.function.starts_with('['))
+        self.unresolved.is_none()
     }
 }
 

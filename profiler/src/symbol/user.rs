@@ -216,6 +216,7 @@ fn frames(symbol: &Sym<'_>, module: &Arc<str>) -> ResolvedFrames {
         kind,
         file: code.map_or_else(|| "".into(), |code| code.to_path().to_string_lossy().into()),
         line: code.and_then(|code| code.line).unwrap_or(0),
+        unresolved: None,
     };
     let outermost = frame(&symbol.name, FrameKind::User, symbol.code_info.as_deref());
     let inlined = symbol.inlined.iter().map(|f| frame(&f.name, FrameKind::UserInlined, f.code_info.as_ref()));

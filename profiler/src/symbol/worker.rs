@@ -103,7 +103,7 @@ impl Worker {
         }
         let (frames, reason) = match self.look_up(location) {
             Ok(frames) => (frames, None),
-            Err(reason) => (unnamed(location), Some(reason)),
+            Err(reason) => (unnamed(location, reason), Some(reason)),
         };
         self.count(reason);
         // The kernel's programs come and go: a name there, or its absence, holds only for now.
@@ -175,11 +175,11 @@ impl Worker {
 }
 
 fn one(function: Arc<str>, module: Arc<str>, kind: FrameKind) -> ResolvedFrames {
-    [ResolvedFrame { function, module, kind, file: "".into(), line: 0 }].into()
+    [ResolvedFrame { function, module, kind, file: "".into(), line: 0, unresolved: None }].into()
 }
 
 /// `[module+0xoffset]`, never a guess.
-fn unnamed(location: &Location) -> ResolvedFrames {
+fn unnamed(location: &Location, reason: Unresolved) -> ResolvedFrames {
     let (module, at, kind) = match location {
         Location::Module { module, offset } => (module.name(), offset.0, FrameKind::Unresolved),
         Location::Vdso { offset } => ("vdso", *offset, FrameKind::Unresolved),
@@ -192,7 +192,9 @@ fn unnamed(location: &Location) -> ResolvedFrames {
         Location::Unknown { .. } => "".into(),
         _ => format!("[{module}]").into(),
     };
-    one(format!("[{module}+{at:#x}]").into(), shown, kind)
+    let function = format!("[{module}+{at:#x}]").into();
+    let unresolved = Some(reason.reason());
+    [ResolvedFrame { function, module: shown, kind, file: "".into(), line: 0, unresolved }].into()
 }
 
 type Answer = (ResolvedFrames, Option<Unresolved>);
@@ -233,7 +235,7 @@ mod tests {
     #[test]
     fn the_cache_keeps_what_is_asked_for_and_stays_bounded() {
         let mut cache = Cache::new(8);
-        let answer = || (unnamed(&Location::Kernel { address: 1 }), None);
+        let answer = || (unnamed(&Location::Kernel { address: 1 }, Unresolved::NoSymbol), None);
         cache.insert(Key::Kernel(0), answer());
         for address in 1..100 {
             cache.insert(Key::Kernel(address), answer());
@@ -245,9 +247,9 @@ mod tests {
 
     #[test]
     fn frames_without_names_say_where_they_are() {
-        let frames = unnamed(&Location::Unknown { address: 0x1234 });
+        let frames = unnamed(&Location::Unknown { address: 0x1234 }, Unresolved::Unmapped);
         assert_eq!((&*frames[0].function, &*frames[0].module), ("[unknown+0x1234]", ""));
-        let frames = unnamed(&Location::Kernel { address: 0x1234 });
+        let frames = unnamed(&Location::Kernel { address: 0x1234 }, Unresolved::KernelHidden);
         assert!(!frames[0].is_named() && frames[0].kind == FrameKind::Kernel);
     }
 }
