@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::mappings::{Mapping, MappingKind, Mappings, parse_line};
 use super::module::{FileIdentity, Module, ModuleCounters, Modules};
-use super::perf_map::PerfMaps;
+use super::perf_map::{PerfMapFile, PerfMapRefusal, PerfMaps};
 use super::sideband::{Event, What};
 use super::{FileOffset, Leaf, Location, Pid, Tid, lookup_addresses, monotonic_ns};
 
@@ -349,6 +349,21 @@ impl ProcessTable {
         for pid in wanting {
             self.look_for_perf_map(pid, now);
         }
+    }
+
+    /// What a living process has mapped for execution; nothing if it is gone.
+    pub fn mappings(&mut self, pid: Pid) -> Option<Arc<Mappings>> {
+        self.observe(pid);
+        let now = monotonic_ns();
+        self.read_maps(pid, now, Known::Replaced);
+        self.living(pid)?.current().map(|image| image.mappings.clone())
+    }
+
+    /// The perf map of a living process, or why there is none.
+    pub fn perf_map(&mut self, pid: Pid) -> Result<Arc<PerfMapFile>, PerfMapRefusal> {
+        let life = self.lives.get(&pid).and_then(|lives| lives.last()).ok_or(PerfMapRefusal::ProcessGone)?;
+        life.perf_maps.look(pid, life.start_ns, &mut self.next_perf_map)?;
+        life.perf_maps.files().into_iter().next().ok_or(PerfMapRefusal::Missing)
     }
 
     /// Command name of a process: its main thread's, at that time (now, if `None`).

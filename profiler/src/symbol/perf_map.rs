@@ -56,6 +56,11 @@ impl PerfMap {
         (address < entry.end).then_some(&*entry.name)
     }
 
+    /// Number of names.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Whether a limit was reached, so that some names are missing.
     pub(crate) fn is_full(&self) -> bool {
         self.taken >= LIMIT_BYTES || self.entries.len() >= LIMIT_ENTRIES

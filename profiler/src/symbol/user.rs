@@ -30,7 +30,7 @@ const READY_LIMIT: usize = 64;
 const UNUSABLE_LIMIT: usize = 4096;
 
 /// Where distributions put separate symbols.
-const DEBUG_ROOT: &str = "/usr/lib/debug";
+pub(crate) const DEBUG_ROOT: &str = "/usr/lib/debug";
 
 #[derive(Debug)]
 struct Binary {
@@ -120,26 +120,7 @@ impl Binaries {
     }
 
     fn load(&mut self, key: u32, source: BinaryFile<'_>) -> Result<(), Unresolved> {
-        let limit_bytes = if self.lines { LINES_LIMIT } else { NAMES_LIMIT };
-        let options = CopyOptions { debug_sections: self.lines, limit_bytes };
-        let file = source.file;
-        let copy = match ElfCopy::new(file, options) {
-            // Better names without lines than none.
-            Err(Unresolved::TooLarge | Unresolved::Malformed | Unresolved::Unsupported) if self.lines => {
-                ElfCopy::new(file, CopyOptions { debug_sections: false, limit_bytes: NAMES_LIMIT })?
-            }
-            result => result?,
-        };
-        let places = Places { root: source.root, path: source.path, debug: &self.debug_root };
-        let wanted = copy.functions() == 0 || self.lines && !copy.has_lines();
-        let separate = if wanted { separate::find(&copy, places, options) } else { None };
-        let mut copies = vec![copy];
-        copies.extend(separate);
-        if copies.iter().all(|copy| copy.functions() == 0) {
-            // Like the symbols themselves: if it is broken there are none.
-            let more = packed_symbols(file, &copies[0]).or_else(|_| go_functions(file, &copies[0]));
-            copies.extend(more);
-        }
+        let (copies, _) = gather(source, self.lines, &self.debug_root)?;
         self.make_room(copies.iter().map(ElfCopy::bytes).sum());
         self.ready.insert(key, Binary { copies, used: self.clock });
         Ok(())
@@ -172,6 +153,68 @@ pub(crate) struct BinaryFile<'file> {
     pub path: &'file Path,
     /// Its root, if it is not ours.
     pub root: Option<BorrowedFd<'file>>,
+}
+
+/// Where a binary's names come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Its own symbol table.
+    OwnTable,
+    /// A separate file, found by build id or debug link.
+    SeparateFile,
+    /// Symbols packed into it.
+    Packed,
+    /// The table of Go's runtime.
+    GoTable,
+    /// Only the table of what it exports.
+    ExportedOnly,
+    /// Nowhere.
+    Nowhere,
+}
+
+/// Copies whatever names the functions of a binary: itself first, then what makes up for what was stripped.
+pub(crate) fn gather(
+    source: BinaryFile<'_>,
+    lines: bool,
+    debug_root: &Path,
+) -> Result<(Vec<ElfCopy>, Origin), Unresolved> {
+    let limit_bytes = if lines { LINES_LIMIT } else { NAMES_LIMIT };
+    let options = CopyOptions { debug_sections: lines, limit_bytes };
+    let file = source.file;
+    let copy = match ElfCopy::new(file, options) {
+        // Better names without lines than none.
+        Err(Unresolved::TooLarge | Unresolved::Malformed | Unresolved::Unsupported) if lines => {
+            ElfCopy::new(file, CopyOptions { debug_sections: false, limit_bytes: NAMES_LIMIT })?
+        }
+        result => result?,
+    };
+    let mut origin = match (copy.functions(), copy.exported_functions()) {
+        (0, 0) => Origin::Nowhere,
+        (0, _) => Origin::ExportedOnly,
+        _ => Origin::OwnTable,
+    };
+    let places = Places { root: source.root, path: source.path, debug: debug_root };
+    let wanted = copy.functions() == 0 || lines && !copy.has_lines();
+    let separate = if wanted { separate::find(&copy, places, options) } else { None };
+    let mut copies = vec![copy];
+    if let Some(separate) = separate {
+        if origin != Origin::OwnTable && separate.functions() > 0 {
+            origin = Origin::SeparateFile;
+        }
+        copies.push(separate);
+    }
+    if copies.iter().all(|copy| copy.functions() == 0) {
+        // As with the symbols themselves: if these are broken there are none.
+        if let Ok(packed) = packed_symbols(file, &copies[0]) {
+            origin = Origin::Packed;
+            copies.push(packed);
+        } else if let Ok(functions) = go_functions(file, &copies[0]) {
+            origin = Origin::GoTable;
+            copies.push(functions);
+        }
+    }
+    Ok((copies, origin))
 }
 
 /// Symbols packed into the binary.
