@@ -59,6 +59,22 @@ struct NamedStack {
     has_user: bool,
     frames: u64,
     named: u64,
+    /// Frames without a name, by reason.
+    unnamed: BTreeMap<&'static str, u64>,
+}
+
+impl NamedStack {
+    /// Counts its frames as found in `count` samples of a container.
+    fn count_frames(&self, count: u64, coverage: &mut Coverage, container: &mut Container) {
+        coverage.frames_total += self.frames * count;
+        coverage.frames_resolved += self.named * count;
+        container.symbols.resolved += self.named * count;
+        for (reason, frames) in &self.unnamed {
+            for counts in [&mut coverage.frames_unresolved, &mut container.symbols.unresolved] {
+                *counts.entry((*reason).to_owned()).or_default() += frames * count;
+            }
+        }
+    }
 }
 
 /// Containers of the profile, by everything that may stand for one.
@@ -291,8 +307,7 @@ impl Collection {
             coverage.cpu_samples.kept += count;
             container.cpu_samples.kept += count;
             container.cpu_samples.expected += count;
-            coverage.frames_total += stack.frames * count;
-            coverage.frames_resolved += stack.named * count;
+            stack.count_frames(count, coverage, container);
             if stack.has_user {
                 for stacks in [&mut coverage.stacks, &mut container.stacks] {
                     match stack.incomplete {
@@ -332,6 +347,11 @@ impl Collection {
             let Some(stack) = named.get(stack.position()) else { continue };
             if stack.frames > 0 {
                 with_stack_ns += weight_ns;
+            }
+            if !self.options.on_cpu {
+                // Waits stand in for samples where there are none.
+                let waits = count.max(1.0) as u64;
+                stack.count_frames(waits, &mut profile.coverage, &mut containers.list[place]);
             }
             let wait = waits.entry((place, reason)).or_default();
             wait.0 += weight_ns;
@@ -547,7 +567,7 @@ fn name_stack(
     table: &mut StackTable,
 ) -> NamedStack {
     let mut frames: Vec<FrameId> = Vec::new();
-    let (mut total, mut resolved) = (0, 0);
+    let (mut total, mut resolved, mut unnamed) = (0, 0, BTreeMap::new());
     let incomplete = match &stack.user {
         Ok(_) if stack.broken => Some("broken_chain"),
         Ok(_) => missing_root(user),
@@ -559,7 +579,10 @@ fn name_stack(
     };
     for frame in user.iter().chain(kernel).flat_map(|frames| frames.iter()) {
         total += 1;
-        resolved += u64::from(frame.is_named());
+        match frame.unresolved {
+            None => resolved += 1,
+            Some(reason) => *unnamed.entry(reason).or_default() += 1,
+        }
         let frame = Frame {
             kind: frame.kind,
             function: table.text(&frame.function),
@@ -575,6 +598,7 @@ fn name_stack(
         has_user: !matches!(stack.user, Err(None)),
         frames: total,
         named: resolved,
+        unnamed,
     }
 }
 

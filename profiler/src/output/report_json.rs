@@ -98,7 +98,7 @@ pub struct Coverage<'p> {
     /// Completeness of stacks.
     pub stacks: Stacks<'p>,
     /// Names of frames.
-    pub symbols: Symbols,
+    pub symbols: Symbols<'p>,
     /// Off-CPU time.
     pub offcpu: OffCpu,
     /// Syscalls.
@@ -118,9 +118,20 @@ pub struct Stacks<'p> {
 
 /// Names of frames.
 #[derive(Debug, Serialize)]
-pub struct Symbols {
+pub struct Symbols<'p> {
     /// Share of frames that have one.
     pub resolved: f64,
+    /// Frames that have none, weighted by their samples, by reason.
+    pub unresolved: &'p BTreeMap<String, u64>,
+}
+
+/// How far a container's stacks can be trusted.
+#[derive(Debug, Serialize)]
+pub struct ContainerCoverage<'p> {
+    /// Completeness of its stacks.
+    pub stacks: Stacks<'p>,
+    /// Names of its frames.
+    pub symbols: Symbols<'p>,
 }
 
 /// Off-CPU time.
@@ -143,7 +154,7 @@ impl<'p> Coverage<'p> {
         Self {
             cpu_samples: &coverage.cpu_samples,
             stacks: Stacks { complete: coverage.stacks.complete_share(), incomplete: &coverage.stacks.incomplete },
-            symbols: Symbols { resolved: coverage.symbols_resolved() },
+            symbols: Symbols { resolved: coverage.symbols_resolved(), unresolved: &coverage.frames_unresolved },
             offcpu: OffCpu {
                 time_s: seconds(coverage.off_cpu.time_ns),
                 with_stack_s: seconds(coverage.off_cpu.with_stack_ns),
@@ -192,6 +203,8 @@ pub struct Container<'p> {
     pub cpu_limit: Option<f64>,
     /// Share of the window with a stall.
     pub pressure: profile::Pressure,
+    /// How far its stacks can be trusted.
+    pub coverage: ContainerCoverage<'p>,
     /// Where its thread-seconds went.
     pub ledger: Ledger,
     /// Of `blocked_other_s`: time that the hypervisor gave to other machines while a thread was on the CPU.
@@ -339,6 +352,13 @@ fn container(container: &profile::Container) -> Container<'_> {
         cpu_limit: container.cpu_limit_cores,
         pressure: container.pressure,
         ledger: ledger(&container.ledger),
+        coverage: ContainerCoverage {
+            stacks: Stacks { complete: container.stacks.complete_share(), incomplete: &container.stacks.incomplete },
+            symbols: Symbols {
+                resolved: container.symbols.resolved_share(),
+                unresolved: &container.symbols.unresolved,
+            },
+        },
         stolen_s: seconds(container.ledger.stolen_ns),
         run_queue: RunQueue {
             count: run_queue.latency.count(),

@@ -76,6 +76,7 @@ pub fn sections(scope: &Scope<'_>) -> Vec<Section> {
     sections.extend(functions(scope));
     sections.extend(waits(scope));
     sections.extend(syscalls(scope));
+    sections.extend(trust(scope));
     sections
 }
 
@@ -105,9 +106,10 @@ fn header(scope: &Scope<'_>) -> Section {
         let text = format!("{} counted, {} lost", coverage.syscalls.counted, coverage.syscalls.lost);
         lines.push(("syscalls", text));
     }
-    let named = format!("{} of frames named", percent(coverage.symbols_resolved()));
+    let named = coverage::named_frames(coverage);
     let incomplete = coverage::incomplete_stacks(&coverage.stacks).unwrap_or_else(|| "all stacks complete".to_owned());
-    lines.push(("stacks", format!("{incomplete}, {named}")));
+    lines.push(("stacks", incomplete));
+    lines.push(("names", named));
     let losses: Vec<String> = coverage
         .other_losses
         .iter()
@@ -119,6 +121,37 @@ fn header(scope: &Scope<'_>) -> Section {
     }
     lines.push(("cost", cost(scope)));
     Section { title: "Profile".to_owned(), body: Body::Lines(lines) }
+}
+
+/// How whole and how named each container's stacks are; nothing where all of them are.
+fn trust(scope: &Scope<'_>) -> Option<Section> {
+    let lacking = |one: &&Container| one.stacks.incomplete_total() > 0 || !one.symbols.unresolved.is_empty();
+    let rows: Vec<Vec<String>> = selected(scope)
+        .filter(lacking)
+        .take(LISTED_CONTAINERS)
+        .map(|one| {
+            let why = |counts| coverage::reasons(counts).trim_matches([' ', '(', ')']).to_owned();
+            vec![
+                one.name.clone(),
+                percent(one.stacks.complete_share()),
+                why(&one.stacks.incomplete),
+                percent(one.symbols.resolved_share()),
+                why(&one.symbols.unresolved),
+            ]
+        })
+        .collect();
+    let columns = vec![
+        ("container", Side::Left),
+        ("stacks complete", Side::Right),
+        ("incomplete", Side::Left),
+        ("frames named", Side::Right),
+        ("unnamed", Side::Left),
+    ];
+    let remark = "`profiler doctor PID` says what would make it better".to_owned();
+    (!rows.is_empty()).then(|| Section {
+        title: "How far stacks can be trusted".to_owned(),
+        body: Body::Table(Table { columns, rows }, Some(remark)),
+    })
 }
 
 fn cost(scope: &Scope<'_>) -> String {

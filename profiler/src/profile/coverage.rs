@@ -16,6 +16,8 @@ pub struct Coverage {
     pub frames_resolved: u64,
     /// All frames, weighted by their samples.
     pub frames_total: u64,
+    /// Frames without a name, weighted by their samples, by reason (`stripped`, `no_perf_map`, …).
+    pub frames_unresolved: BTreeMap<String, u64>,
     /// Off-CPU time.
     pub off_cpu: OffCpuCoverage,
     /// Syscalls.
@@ -74,6 +76,25 @@ impl StackCoverage {
     pub fn complete_share(&self) -> f64 {
         let total = self.complete.saturating_add(self.incomplete_total());
         if total == 0 { 1.0 } else { self.complete as f64 / total as f64 }
+    }
+}
+
+/// Names of frames, user's and kernel's, weighted by their samples.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SymbolCoverage {
+    /// Frames that have a name.
+    pub resolved: u64,
+    /// Frames that have none, by reason.
+    pub unresolved: BTreeMap<String, u64>,
+}
+
+impl SymbolCoverage {
+    /// Share of frames that have a name, 0 to 1; 1 when there are none.
+    pub fn resolved_share(&self) -> f64 {
+        let unresolved = self.unresolved.values().fold(0_u64, |sum, n| sum.saturating_add(*n));
+        let total = self.resolved.saturating_add(unresolved);
+        if total == 0 { 1.0 } else { self.resolved as f64 / total as f64 }
     }
 }
 
