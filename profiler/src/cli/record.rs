@@ -168,6 +168,7 @@ fn options(args: &Args, command: Option<&HeldCommand>) -> anyhow::Result<Collect
         processes,
         containers: args.sources.options()?,
         node: args.node.clone(),
+        least_containers: 0,
         kernel_log: args.kernel_log,
         tiny_maps: args.tiny_maps,
     })
