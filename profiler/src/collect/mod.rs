@@ -11,6 +11,7 @@ mod machine;
 mod rotate;
 mod stacks;
 
+pub use machine::own_cpu_ns;
 pub use command::{CommandError, HeldCommand, Outcome, displayed};
 
 use std::{
@@ -98,6 +99,9 @@ pub enum CollectError {
     /// Symbols.
     #[error(transparent)]
     Symbol(#[from] SymbolError),
+    /// The thread that collects.
+    #[error("cannot start the thread that collects: {0}")]
+    Thread(std::io::Error),
     /// A process to be measured does not exist.
     #[error("there is no process {0}; `ps` shows which there are")]
     NoProcess(u32),

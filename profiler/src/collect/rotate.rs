@@ -111,9 +111,9 @@ impl Collection {
         Ok(profile)
     }
 
-    /// Container indices in use, and how many there are.
-    pub fn container_use(&self) -> (usize, usize) {
-        self.kernel.container_use()
+    /// Kernel maps that may fill up: name, entries in use, capacity.
+    pub fn map_use(&self) -> Vec<(&'static str, u64, u64)> {
+        self.kernel.map_use()
     }
 
     /// Takes the records that are there once the window has ended, and returns the gaps that belong to the next one. A gap

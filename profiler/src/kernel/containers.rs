@@ -6,7 +6,7 @@
 //! first.
 
 use aya::maps::{HashMap, MapData, Queue};
-use profiler_ebpf::{CONTAINER_FIRST, settings::filter};
+use profiler_ebpf::{CONTAINER_FIRST, map, settings::filter};
 
 use super::Kernel;
 
@@ -99,9 +99,16 @@ impl Kernel {
         Some(index)
     }
 
-    /// Container indices in use, and how many there are.
-    pub fn container_use(&self) -> (usize, usize) {
-        let in_use = self.indices.seen.iter().filter(|cgroup| **cgroup != 0).count();
-        (in_use, self.indices.seen.len() - (CONTAINER_FIRST as usize).min(self.indices.seen.len()))
+    /// Maps that may fill up: name, entries in use, capacity.
+    pub fn map_use(&self) -> Vec<(&'static str, u64, u64)> {
+        let containers = self.indices.seen.iter().filter(|cgroup| **cgroup != 0).count() as u64;
+        let most = u64::from(self.sizes.containers.saturating_sub(CONTAINER_FIRST));
+        let rows = self.control.read(0).map_or(0, |control| u64::from(control.next_syscall_row));
+        let (pairs, most_pairs) = self.waited_behind_use();
+        vec![
+            (map::CONTAINERS, containers, most),
+            (map::SYSCALLS, rows, u64::from(self.sizes.syscall_rows)),
+            (map::WAITED_BEHIND, pairs, most_pairs),
+        ]
     }
 }

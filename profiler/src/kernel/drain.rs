@@ -301,6 +301,11 @@ impl Kernel {
         }
     }
 
+    /// Pairs known, and those that there is room for.
+    pub(super) fn waited_behind_use(&self) -> (u64, u64) {
+        (self.so_far.waited_behind.len() as u64, WAITED_BEHIND_ENTRIES as u64)
+    }
+
     fn drop_waited_behind(&mut self, key: u64) {
         self.so_far.waited_behind.remove(&key);
         if let Err(error) = self.waited_behind.remove(&key) {
