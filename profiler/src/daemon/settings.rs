@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use serde_saphyr::Spanned;
 
 use crate::{
     collect::CollectOptions,
@@ -113,16 +114,26 @@ pub struct Quantity<T>(pub T);
 
 impl<'de> Deserialize<'de> for Quantity<Duration> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_duration(&text).map(Self).map_err(serde::de::Error::custom)
+        quantity(deserializer, parse_duration)
     }
 }
 
 impl<'de> Deserialize<'de> for Quantity<u64> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_bytes(&text).map(Self).map_err(serde::de::Error::custom)
+        quantity(deserializer, parse_bytes)
     }
+}
+
+/// Reads text with a unit; what is wrong with it is said with its line, which the reader of YAML does not know of errors that
+/// are not its own.
+fn quantity<'de, T, D: serde::Deserializer<'de>>(
+    deserializer: D,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Quantity<T>, D::Error> {
+    let text = Spanned::<String>::deserialize(deserializer)?;
+    parse(&text.value).map(Quantity).map_err(|error| {
+        serde::de::Error::custom(format!("line {}: `{}`: {error}", text.referenced.line(), text.value))
+    })
 }
 
 /// Why settings cannot be taken.

@@ -40,8 +40,9 @@ struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Http {
-    #[expect(dead_code, reason = "part of the format; only HTTP/1.1 is served, which every client takes")]
-    http2: Option<bool>,
+    /// Part of the format; only HTTP/1.1 is served, which every client takes.
+    #[serde(rename = "http2")]
+    _http2: Option<bool>,
     headers: BTreeMap<String, String>,
 }
 

@@ -35,8 +35,7 @@ impl Protobuf {
     /// A family without samples is left out.
     fn flush(&mut self) {
         if let Some(family) = self.family.take().filter(|family| !family.metric.is_empty()) {
-            // Room is made as needed, so that there is always enough.
-            drop(family.encode_length_delimited(&mut self.bytes));
+            self.bytes.extend(family.encode_length_delimited_to_vec());
         }
     }
 }

@@ -52,7 +52,7 @@ impl Text {
             self.text.push('}');
         }
         // Writing to a string cannot fail.
-        drop(writeln!(self.text, " {value}"));
+        writeln!(self.text, " {value}").ok();
     }
 }
 
@@ -70,7 +70,7 @@ impl Exposition for Text {
             Format::Text | Format::Protobuf => family.name,
         };
         // Writing to a string cannot fail.
-        drop(writeln!(self.text, "# HELP {name} {}.\n# TYPE {name} {kind}", family.help));
+        writeln!(self.text, "# HELP {name} {}.\n# TYPE {name} {kind}", family.help).ok();
     }
 
     fn sample(&mut self, labels: Labels<'_>, value: Value<'_>) {
