@@ -86,7 +86,7 @@ struct Containers {
 }
 
 impl Collection {
-    pub(super) fn assemble(mut self) -> Result<Profile, CollectError> {
+    pub(super) fn assemble(&mut self) -> Result<Profile, CollectError> {
         let mut table = StackTable::default();
         let mut owners = Owners { commands: self.stacks.commands(&self.tracker)?, ..Owners::default() };
         let stacks = std::mem::take(&mut self.stacks).into_stacks();
@@ -101,7 +101,8 @@ impl Collection {
             overhead: self.overhead(),
             ..Profile::default()
         };
-        profile.host.steal_ns = machine::steal_ns().saturating_sub(self.steal_ns);
+        let steal_ns = machine::steal_ns();
+        profile.host.steal_ns = steal_ns.saturating_sub(std::mem::replace(&mut self.steal_ns, steal_ns));
         profile.coverage = self.coverage();
         for window in &self.windows {
             add_window(&mut containers, window);
@@ -132,7 +133,7 @@ impl Collection {
         }
     }
 
-    fn overhead(&self) -> Overhead {
+    fn overhead(&mut self) -> Overhead {
         let mut programs: BTreeMap<String, u64> = BTreeMap::new();
         let mut counted = false;
         for window in &self.windows {
@@ -143,9 +144,10 @@ impl Collection {
                 }
             }
         }
+        let own_cpu_ns = machine::own_cpu_ns();
         Overhead {
             bpf_cpu_ns: counted.then(|| programs.values().sum()),
-            agent_cpu_ns: machine::own_cpu_ns().saturating_sub(self.own_cpu_ns),
+            agent_cpu_ns: own_cpu_ns.saturating_sub(std::mem::replace(&mut self.own_cpu_ns, own_cpu_ns)),
             agent_rss_bytes: machine::peak_resident_bytes(),
             map_bytes: self.kernel.map_bytes(machine::threads()),
             programs,
@@ -216,12 +218,14 @@ impl Collection {
             .chain([(CONTAINER_KERNEL, ContainerKey::Host), (CONTAINER_OVERFLOW, ContainerKey::Host)])
             .collect();
         let descriptions = self.resolver.describe_all();
+        let known: FxHashMap<&ContainerKey, &Description> =
+            descriptions.iter().map(|description| (&description.key, description)).collect();
         let mut this = Containers { list: Vec::new(), by_index: FxHashMap::default(), names: FxHashMap::default() };
         let mut places: BTreeMap<ContainerKey, Option<usize>> = BTreeMap::new();
         for (index, key) in keys {
             let place = *places.entry(key.clone()).or_insert_with(|| {
-                let known = descriptions.iter().find(|description| description.key == key).cloned();
-                let description = known.unwrap_or_else(|| self.resolver.describe(&key));
+                let description =
+                    known.get(&key).map_or_else(|| self.resolver.describe(&key), |description| (*description).clone());
                 this.names.insert(index, description.name.clone());
                 let wanted = self.options.selection.matches(&description);
                 wanted.then(|| {
@@ -233,7 +237,7 @@ impl Collection {
             if let Some(place) = place {
                 this.by_index.insert(index, place);
                 this.names.insert(index, this.list[place].name.clone());
-            } else if let Some(description) = descriptions.iter().find(|description| description.key == key) {
+            } else if let Some(description) = known.get(&key) {
                 this.names.insert(index, description.name.clone());
             }
         }
@@ -244,9 +248,9 @@ impl Collection {
     }
 
     /// Shares of the window with a stall: what the kernel's totals grew by.
-    fn pressure(&self, description: &Description, duration_ns: u64) -> Pressure {
+    fn pressure(&mut self, description: &Description, duration_ns: u64) -> Pressure {
         let now = limits::pressure_totals(self.resolver.hierarchy(), &description.cgroup);
-        let before = self.pressure.get(&description.key).copied().unwrap_or_default();
+        let before = self.pressure.insert(description.key.clone(), now).unwrap_or_default();
         let share = |now: Option<u64>, before: Option<u64>| {
             let grown_us = now?.saturating_sub(before.unwrap_or(0));
             let window = Duration::from_nanos(duration_ns).as_secs_f64();
@@ -294,7 +298,7 @@ impl Collection {
         let mut sums: BTreeMap<(ContainerIndex, ProcessIndex, TextId, StackId), u64> = BTreeMap::new();
         let on_cpu = std::mem::take(&mut self.on_cpu);
         let (written, read) = (counted(&self.windows, Counter::SamplesKept), on_cpu.values().sum::<u64>());
-        add_loss(&mut profile.coverage.cpu_samples.lost, "unread", written.saturating_sub(read));
+        add_loss(&mut profile.coverage.cpu_samples.lost, "unread", self.samples.add(written, read));
         for ((owner, stack), count) in on_cpu {
             let Some(place) = containers.by_index.get(&owner.0).copied() else {
                 // Taken before its container had a name, and not wanted.
@@ -319,6 +323,9 @@ impl Collection {
             let (process, thread) = owners.of(&owner, table);
             *sums.entry((ContainerIndex(place as u32), process, thread, stack.id)).or_default() += count;
         }
+        let samples = &mut profile.coverage.cpu_samples;
+        // The events' own counts are read a moment before the last samples are: those belong to this window.
+        samples.expected = samples.kept + samples.idle + samples.filtered + samples.lost_total();
         profile.on_cpu = sums
             .into_iter()
             .map(|((container, process, thread, stack), count)| OnCpuSample {

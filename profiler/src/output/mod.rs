@@ -22,6 +22,7 @@ pub mod stacks_json;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+pub use errno::name as errno_name;
 pub use kind::Kind;
 
 use crate::profile::recording::RecordingError;

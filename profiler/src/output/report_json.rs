@@ -381,7 +381,8 @@ fn container(container: &profile::Container) -> Container<'_> {
     }
 }
 
-fn ledger(ledger: &profile::Ledger) -> Ledger {
+/// The parts of a ledger in seconds.
+pub fn ledger(ledger: &profile::Ledger) -> Ledger {
     Ledger {
         thread_s: seconds(ledger.thread_ns),
         cpu_user_s: seconds(ledger.cpu_user_ns),

@@ -283,6 +283,14 @@ fn merge_container(mine: &mut Container, theirs: Container, weights: (u64, u64))
     add_counts(&mut mine.symbols.unresolved, theirs.symbols.unresolved);
 }
 
+impl Container {
+    /// Adds others' syscalls to this container's, by name.
+    pub fn add_syscalls(&mut self, syscalls: &[SyscallStats]) {
+        aggregate(&mut self.syscalls, syscalls.iter().cloned(), |syscall| syscall.name.clone(), merge_syscall);
+        self.syscalls.sort_by(|a, b| b.total_ns.cmp(&a.total_ns).then_with(|| a.name.cmp(&b.name)));
+    }
+}
+
 /// Mean of two shares, each weighted by its window; an unknown one has no say.
 fn mean(mine: Option<f64>, theirs: Option<f64>, (my_ns, their_ns): (u64, u64)) -> Option<f64> {
     match (mine, theirs) {
