@@ -125,11 +125,20 @@ function header(status, coverage, overhead) {
   $("coverage").replaceChildren(...facts.map(([name, value, title, bad]) => el("div", { title }, el("dt", {}, name), el("dd", { class: bad ? "bad" : null }, value))));
 }
 
-/** The chosen range in milliseconds, as well as it is known. */
-function chosenRange(from, to, otherwise) {
-  const start = Date.parse(from);
-  if (!Number.isNaN(start)) return [start, to ? Date.parse(to) : Date.now()];
-  return otherwise && [Date.parse(otherwise.start), Date.parse(otherwise.start) + otherwise.duration_s * 1000];
+/** An argument for a time in milliseconds; null where it is none. */
+function moment(text) {
+  if (!text) return Date.now();
+  const back = /^-(\d+(?:\.\d+)?)(s|m|h)$/.exec(text);
+  if (back) return Date.now() - Number(back[1]) * { s: 1e3, m: 6e4, h: 36e5 }[back[2]];
+  const at = /^\d+(\.\d+)?$/.test(text) ? Number(text) * 1000 : Date.parse(text);
+  return Number.isNaN(at) ? null : at;
+}
+
+/** A range in milliseconds: where it is live, the one that was answered. */
+function chosenRange(from, to, answered) {
+  if (answered && from.startsWith("-")) return [Date.parse(answered.start), Date.parse(answered.start) + answered.duration_s * 1000];
+  const range = [moment(from), moment(to)];
+  return range.includes(null) ? null : range;
 }
 
 function controls() {
@@ -155,7 +164,7 @@ function renderContainers() {
   const wanted = $("filter").value.trim().toLowerCase();
   const seconds = lastWindow?.duration_s || 1;
   const found = containers.filter((container) => [container.name, container.image, container.pod, container.namespace].some((text) => text && text.toLowerCase().includes(wanted)));
-  $("count").textContent = wanted ? `${found.length} of ${containers.length}` : String(containers.length);
+  $("count").textContent = wanted ? `${found.length} of ${containers.length}` : `${containers.length} · cores + waiting`;
   const entry = (name, label, right, ledger, title, gone) => el("li", {}, el("button", { "aria-pressed": String(state.container === name), "data-name": name, title,
     onclick: () => set({ container: state.container === name ? "" : name, focus: "" }) },
     el("span", { class: gone ? "name gone" : "name" }, label), el("span", { class: "num" }, right), ledger ? bar(ledger) : null));
@@ -212,9 +221,9 @@ function hottest() {
     const tail = compared ? [el("td", { class: "num" }, percent(before(entry))), el("td", { class: `num ${change > 0 ? "more" : "less"}` }, `${change >= 0 ? "+" : "−"}${(100 * Math.abs(change)).toFixed(1)} pp`)]
       : [el("td", { class: "num" }, percent(share(entry)))];
     return el("tr", {}, el("td", { class: "fn", title: entry.name }, el("button", { class: "link", onclick: () => search(entry.name) }, entry.name)),
-      el("td", { class: "fn muted", title: entry.module }, entry.module.split("/").pop()), el("td", { class: "num" }, weight(entry.self, answer.unit)), el("td", { class: "num" }, weight(entry.total, answer.unit)), ...tail);
+      el("td", { class: "fn muted wide", title: entry.module }, entry.module.split("/").pop()), el("td", { class: "num" }, weight(entry.self, answer.unit)), el("td", { class: "num wide" }, weight(entry.total, answer.unit)), ...tail);
   });
-  $("hot").replaceChildren(el("thead", {}, el("tr", {}, ...heads.map((text, index) => el("th", { class: index > 1 ? "num" : null, scope: "col" }, text)))), el("tbody", {}, ...rows));
+  $("hot").replaceChildren(el("thead", {}, el("tr", {}, ...heads.map((text, index) => el("th", { class: index > 1 ? `num${text === "total" ? " wide" : ""}` : index ? "wide" : null, scope: "col" }, text)))), el("tbody", {}, ...rows));
 }
 
 function search(text) {

@@ -102,7 +102,7 @@ export class Timeline {
     if (this.base) veil(this.base, resolve("--blocked_lock"));
     if (this.range) veil(this.range, resolve("--accent"));
     if (this.drag) veil([this.drag.from, this.drag.to].sort((a, b) => a - b), resolve("--ink"));
-    if (this.windows.length) { pen.textAlign = "right"; pen.fillStyle = resolve("--muted"); pen.fillText(`${cores(most)} cores wanted`, width - 4, 11); }
+    if (this.windows.length) { pen.textAlign = "left"; pen.fillStyle = resolve("--muted"); pen.fillText(`up to ${cores(most)} cores used or waited for`, 2, 11); }
     else { pen.textAlign = "center"; pen.fillText("no window yet", width / 2, height / 2); }
   }
 }
