@@ -23,7 +23,7 @@ int main(int argc, char **argv) {
     meter_ready();
     double due = meter_now();
     for (int number = 0; meter_goes_on(); number += 50) {
-        double since = meter_next_request(&due, 2000);
+        double since = meter_next_request(&due, 7000);
         for (int line = 0; line < 50; line++) log_request(number + line);
         meter_did(50, since);
     }

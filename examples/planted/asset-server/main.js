@@ -28,4 +28,4 @@ function respond(name) {
 
 const meter = new Meter('responses');
 process.on('exit', () => fs.rmSync(folder, { recursive: true }));
-meter.serve(12000, (number) => respond(names[number % names.length]));
+meter.serve(40000, (number) => respond(names[number % names.length]));

@@ -33,7 +33,7 @@ int main(int argc, char **argv) {
     meter_ready();
     double due = meter_now();
     while (meter_goes_on()) {
-        double since = meter_next_request(&due, 1000);
+        double since = meter_next_request(&due, 3000);
         for (int line = 0; line < 40; line++) {
             state = state * 1664525 + 1013904223;
             annotate(state, out);

@@ -2,7 +2,7 @@
 // one canvas is kept.
 #include "meter.h"
 
-enum { WIDTH = 1600, HEIGHT = 1200 };
+enum { WIDTH = 4000, HEIGHT = 3000 };
 static unsigned char *kept, thumbnail[100 * 75];
 
 static unsigned char *get_canvas(void) {
@@ -14,11 +14,11 @@ static void drop_canvas(unsigned char *canvas) {
 }
 static void decode(unsigned char *canvas, int image) {
     for (int row = 0; row < HEIGHT; row++)
-        memset(canvas + (size_t)row * WIDTH * 4, image + row, WIDTH * 4 / 8);
+        memset(canvas + (size_t)row * WIDTH * 4, image + row, WIDTH / 2);
 }
 static void shrink(const unsigned char *canvas) {
     for (int y = 0; y < 75; y++)
-        for (int x = 0; x < 100; x++) thumbnail[y * 100 + x] = canvas[(size_t)y * 16 * WIDTH * 4 + x * 8];
+        for (int x = 0; x < 100; x++) thumbnail[y * 100 + x] = canvas[(size_t)y * 40 * WIDTH * 4 + x * 8];
 }
 static void resize(int image) {
     unsigned char *canvas = get_canvas();
@@ -32,7 +32,7 @@ int main(int argc, char **argv) {
     meter_ready();
     double due = meter_now();
     for (int image = 0; meter_goes_on(); image++) {
-        double since = meter_next_request(&due, 400);
+        double since = meter_next_request(&due, 80);
         resize(image);
         meter_did(1, since);
     }

@@ -4,7 +4,6 @@
 mod meter;
 
 use std::io::{BufWriter, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Instant;
 
@@ -20,7 +19,7 @@ fn print_label(out: &mut dyn Write, parcel: u64) -> std::io::Result<()> {
 }
 
 fn main() -> std::io::Result<()> {
-    let (spooler, mut paper) = UnixStream::pair()?;
+    let (mut paper, spooler) = std::io::pipe()?;
     thread::spawn(move || {
         let mut room = vec![0; 1 << 16];
         while paper.read(&mut room).is_ok_and(|got| got > 0) {

@@ -34,7 +34,8 @@ fn suggest<'a>(names: &'a [String], typed: &str, prefilter: bool) -> Option<&'a 
 }
 
 fn main() {
-    let parts = ["an", "bor", "chri", "den", "el", "fre", "gun", "hil", "in", "jo", "ka", "lu", "mar", "na", "ot", "pe"];
+    let parts =
+        ["an", "bor", "chri", "den", "el", "fre", "gun", "hil", "in", "jo", "ka", "lu", "mar", "na", "ot", "pe"];
     let names: Vec<String> = (0..1500_usize)
         .map(|n| format!("{}{}{}{}", parts[n % 16], parts[n / 16 % 16], parts[n / 256 % 16], parts[n * 7 % 16]))
         .collect();
@@ -43,7 +44,7 @@ fn main() {
     let mut due = Instant::now();
     let mut number = 0;
     while meter.goes_on() {
-        let since = meter.next_request(&mut due, 500.0);
+        let since = meter.next_request(&mut due, 1500.0);
         let typed = &names[number * 31 % names.len()];
         std::hint::black_box(suggest(&names, typed, meter.fixed));
         number += 1;

@@ -38,7 +38,7 @@ func main() {
 	meter.Ready()
 	due, bytes := time.Now(), 0
 	for meter.GoesOn() {
-		since := meter.NextRequest(&due, 900)
+		since := meter.NextRequest(&due, 2500)
 		bytes += len(scrape())
 		meter.Did(1, since)
 	}

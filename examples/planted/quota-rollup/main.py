@@ -1,4 +1,4 @@
-"""Rolls sales up by shop, in a container limited to a fifth of a core, while the shops wait. Fixed: a whole core."""
+"""Rolls sales up by shop, in a container limited to a tenth of a core, while the shops wait. Fixed: a whole core."""
 import collections
 import json
 import os

@@ -21,7 +21,7 @@ int main(int argc, char **argv) {
     meter_ready();
     double due = meter_now();
     while (meter_goes_on()) {
-        double since = meter_next_request(&due, 600);
+        double since = meter_next_request(&due, 900);
         make_token();
         meter_did(1, since);
     }

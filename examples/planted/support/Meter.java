@@ -43,7 +43,7 @@ final class Meter {
     long nextRequest(long[] due, double rate) throws InterruptedException {
         long now = System.nanoTime();
         if (due[0] < now - 500_000_000L) due[0] = now;
-        if (due[0] > now) {
+        if (due[0] > now + 2_000_000) {
             Thread.sleep((due[0] - now) / 1_000_000, (int) ((due[0] - now) % 1_000_000));
             now = System.nanoTime();
         }

@@ -35,7 +35,7 @@ class Meter:
         now = time.monotonic()
         if self.due is None or self.due < now - 0.5:
             self.due = now
-        if self.due > now:
+        if self.due > now + 0.002:
             time.sleep(self.due - now)
             now = time.monotonic()
         self.due += 1 / rate

@@ -61,7 +61,10 @@ impl Meter {
         if now.saturating_duration_since(*due) > Duration::from_millis(500) {
             *due = now;
         }
-        thread::sleep(due.saturating_duration_since(now));
+        let ahead = due.saturating_duration_since(now);
+        if ahead > Duration::from_millis(2) {
+            thread::sleep(ahead);
+        }
         *due += Duration::from_secs_f64(1.0 / rate);
         Instant::now()
     }

@@ -61,7 +61,7 @@ func main() {
 	meter.Ready()
 	due, bytes := time.Now(), 0
 	for n := 0; meter.GoesOn(); n++ {
-		since := meter.NextRequest(&due, 15000)
+		since := meter.NextRequest(&due, 40000)
 		bytes += len(quotePrice(n%50, 9.99))
 		meter.Did(1, since)
 	}

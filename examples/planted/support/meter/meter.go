@@ -50,7 +50,7 @@ func NextRequest(due *time.Time, rate float64) time.Time {
 	if due.Before(now.Add(-500 * time.Millisecond)) {
 		*due = now
 	}
-	if due.After(now) {
+	if due.Sub(now) > 2*time.Millisecond {
 		time.Sleep(due.Sub(now))
 		now = time.Now()
 	}
