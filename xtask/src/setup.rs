@@ -38,6 +38,7 @@ pub const EXAMPLES: Group = Group {
         "nodejs",
         "python3.11",
         "python3.11-venv",
+        "python3-yaml",
         "redis-server",
         "nginx-light",
     ],

@@ -22,7 +22,7 @@ pub struct Verdict {
     pub blame_is_right: Option<bool>,
     /// The bound that the first target gives, if it is of the right kind.
     pub predicted: Option<f64>,
-    /// What the fix brought, in cores or thread-seconds a second.
+    /// What the fix brought, in cores or thread-seconds a second, found or not.
     pub realised: Option<f64>,
 }
 

@@ -188,7 +188,7 @@ impl<'a> Suite<'a> {
             let neighbour = act.neighbour.as_ref().map(Actor::container);
             let mut verdict = judge::judge(truth, act.actor.container(), neighbour, &report);
             let figures = act.finish(&built.program.name)?;
-            if let Some(gain) = truth.gain.filter(|_| self.with_fix && verdict.kind_is_right) {
+            if let Some(gain) = truth.gain.filter(|_| self.with_fix) {
                 verdict.realised = self.gain_of_fix(built, gain, figures)?;
             }
             tell(&built.program.name, &verdict);
