@@ -131,6 +131,7 @@ impl Collection {
             bpf_cpu_ns: counted.then(|| programs.values().sum()),
             agent_cpu_ns: machine::own_cpu_ns().saturating_sub(self.own_cpu_ns),
             agent_rss_bytes: machine::peak_resident_bytes(),
+            agent_pid: std::process::id(),
             map_bytes: self.kernel.map_bytes(machine::threads()),
             programs,
         }

@@ -8,8 +8,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::report_tables::selected;
-use super::{OutputError, Scope, errno};
-use crate::profile::{self, Profile, bucket_upper_ns};
+use super::{OutputError, Scope};
+use crate::profile::{self, Profile, bucket_upper_ns, errno};
+use crate::target::{self, Target};
 
 /// The largest waits of a container that are listed.
 const LISTED_WAITS: usize = 20;
@@ -31,11 +32,20 @@ pub struct Report<'p> {
     pub containers: Vec<Container<'p>>,
     /// Ranked optimization targets.
     pub targets: Vec<Target>,
+    /// What the ranking rests on.
+    pub analysis: Analysis,
 }
 
-/// An optimization target. The analysis does not name any yet.
+/// What the ranking rests on.
 #[derive(Debug, Serialize)]
-pub enum Target {}
+pub struct Analysis {
+    /// Why there is no ranking; empty where there is one.
+    pub withheld: Vec<String>,
+    /// What was not looked for, and why.
+    pub not_looked_for: Vec<String>,
+    /// Thread-seconds set aside as idle waiting.
+    pub idle_s: f64,
+}
 
 /// The stretch of time.
 #[derive(Debug, Serialize)]
@@ -307,6 +317,7 @@ pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputErro
 pub fn report<'p>(scope: &Scope<'p>) -> Report<'p> {
     let profile = scope.profile;
     let overhead = &profile.overhead;
+    let analysis = target::analyse(profile);
     Report {
         schema: 1,
         window: Window::of(profile),
@@ -320,7 +331,12 @@ pub fn report<'p>(scope: &Scope<'p>) -> Report<'p> {
             programs_s: overhead.programs.iter().map(|(name, ns)| (name.as_str(), seconds(*ns))).collect(),
         },
         containers: selected(scope).map(container).collect(),
-        targets: Vec::new(),
+        targets: super::targets::selected(scope, analysis.targets),
+        analysis: Analysis {
+            withheld: analysis.withheld,
+            not_looked_for: analysis.not_looked_for,
+            idle_s: analysis.idle_s,
+        },
     }
 }
 

@@ -3,10 +3,10 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::coverage::{self, percent, seconds};
-use super::{Kind, Scope, errno, report_json};
+use super::{Kind, Scope, report_json};
 use crate::profile::{
     Container, ContainerIndex, Errno, Frame, FrameKind, Histogram, OffCpuReason, ProcessIndex, StackId, SyscallStats,
-    TextId,
+    TextId, errno,
 };
 
 /// The containers of the ledger that are listed.
@@ -71,6 +71,7 @@ pub fn selected<'p>(scope: &Scope<'p>) -> impl Iterator<Item = &'p Container> + 
 /// All sections that have something to say.
 pub fn sections(scope: &Scope<'_>) -> Vec<Section> {
     let mut sections = vec![header(scope)];
+    sections.extend(super::targets::sections(scope));
     sections.extend(ledger(scope));
     sections.extend(waited_behind(scope));
     sections.extend(functions(scope));
@@ -405,7 +406,8 @@ fn shown(function: &str, kind: FrameKind) -> String {
 /// The longest text in a cell, in characters.
 const WIDEST: usize = 64;
 
-fn shortened(text: &str) -> String {
+/// As much of a text as fits a cell.
+pub(super) fn shortened(text: &str) -> String {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().count() <= WIDEST { text } else { text.chars().take(WIDEST - 1).chain(['…']).collect() }
 }

@@ -109,6 +109,8 @@ pub struct Overhead {
     pub agent_cpu_ns: u64,
     /// The profiler's peak resident memory in bytes.
     pub agent_rss_bytes: u64,
+    /// The profiler's own process, whose time is no target; 0 in recordings that do not say.
+    pub agent_pid: u32,
     /// Memory of all BPF maps in bytes.
     pub map_bytes: u64,
     /// Time by kernel program, in nanoseconds, where the kernel counted it.

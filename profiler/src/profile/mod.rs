@@ -7,6 +7,7 @@
 mod check;
 mod container;
 mod coverage;
+pub mod errno;
 mod histogram;
 mod ledger;
 mod merge;

@@ -72,6 +72,7 @@ pub fn profile() -> Profile {
             bpf_cpu_ns: Some(41_000_000),
             agent_cpu_ns: 230_000_000,
             agent_rss_bytes: 47_185_920,
+            agent_pid: 0,
             map_bytes: 12_582_912,
             programs: BTreeMap::from([("sched_switch".to_owned(), 30_000_000), ("sys_enter".to_owned(), 11_000_000)]),
         },
