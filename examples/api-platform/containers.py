@@ -18,7 +18,7 @@ def call(*command, **options):
     """Runs a program to its end and returns what it printed; its errors are part of ours."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
     if done.returncode:
-        raise RuntimeError(f"`{' '.join(map(str, command))}` ended with {done.returncode}: {done.stderr.strip()}{done.stdout[-500:]}")
+        raise RuntimeError(f"`{' '.join(map(str, command))}` ended with {done.returncode}: {(done.stdout + done.stderr).strip()[-600:]}")
     return done.stdout.strip()
 
 

