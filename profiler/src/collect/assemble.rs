@@ -15,7 +15,7 @@ use super::{
 use crate::{
     container::{CgroupId, ContainerKey, Description, limits},
     kernel::{Counter, LedgerAccount, RawWindow, SyscallAccount, syscalls},
-    process::{Leaf, Location, kernel_locations},
+    process::{Leaf, Location, ProcessTable, kernel_locations},
     profile::{
         Container, ContainerIndex, Coverage, CpuSampleCoverage, Errno, Frame, FrameId, FrameKind, Histogram, Ledger,
         OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process, ProcessIndex, Profile,
@@ -104,6 +104,8 @@ impl Collection {
         let steal_ns = machine::steal_ns();
         profile.host.steal_ns = steal_ns.saturating_sub(std::mem::replace(&mut self.steal_ns, steal_ns));
         profile.coverage = self.coverage();
+        let events_lost = self.tracker.call(ProcessTable::take_events_lost)?;
+        add_loss(&mut profile.coverage.other_losses, "process_events_lost", events_lost);
         for window in &self.windows {
             add_window(&mut containers, window);
         }
