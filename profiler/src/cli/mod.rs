@@ -4,6 +4,7 @@
 //! in its chain makes the exit status 2.
 
 mod bench_empty;
+mod bench_unwind_tables;
 mod completions;
 pub mod containers;
 mod daemon;
@@ -56,6 +57,9 @@ enum Verb {
     /// Attach programs that do nothing until interrupted, for the benchmark
     #[command(hide = true)]
     BenchEmpty(bench_empty::Args),
+    /// Build the unwind tables of binaries and say what it cost, for the benchmark
+    #[command(hide = true)]
+    BenchUnwindTables(bench_unwind_tables::Args),
 }
 
 /// How the program ends.
@@ -124,6 +128,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Status> {
         Verb::Daemon(args) => daemon::run(*args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::BenchEmpty(args) => bench_empty::run(&args),
+        Verb::BenchUnwindTables(args) => bench_unwind_tables::run(&args),
     }
 }
 

@@ -61,6 +61,9 @@ impl State {
             Saved::Undefined => return Ok(Rule::end()),
             _ => true,
         };
+        if let Cfa::Unknown(why) = self.cfa {
+            return Err(why);
+        }
         if unusual || self.rsp != Saved::Unsaid {
             return if self.is_signal_frame() { Ok(Rule::signal()) } else { Err(Unsupported::ReturnAddress) };
         }
@@ -178,7 +181,8 @@ impl Interpreter {
         let code_factor = fde.cie().code_alignment_factor();
         let data_factor = fde.cie().data_alignment_factor();
         let mut state = initial;
-        let (mut address, end) = (fde.initial_address(), fde.end_address());
+        let mut address = fde.initial_address();
+        let end = address.saturating_add(fde.len());
         loop {
             let instruction = match instructions.next() {
                 Ok(Some(instruction)) => instruction,
@@ -186,6 +190,7 @@ impl Interpreter {
                 Err(_) => {
                     self.broken += 1;
                     state.cfa = Cfa::Unknown(Unsupported::Instruction);
+                    state.return_address = Saved::Unknown;
                     break;
                 }
             };

@@ -105,7 +105,8 @@ impl<'d, K: Kind<'d>> FrameSection<'d, K> {
             match self.function(this) {
                 Some(fde) if fde.len() > 0 => {
                     let entry = u32::try_from(this).map_err(|_| Refused::Malformed("section of 4 GiB"))?;
-                    found(Described { start: fde.initial_address(), end: fde.end_address(), entry })?;
+                    let start = fde.initial_address();
+                    found(Described { start, end: start.saturating_add(fde.len()), entry })?;
                 }
                 Some(_) => {}
                 None => self.malformed += 1,
