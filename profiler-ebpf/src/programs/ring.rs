@@ -74,7 +74,8 @@ pub fn describe(record: *mut u8, about: About, task: Task, slot: &TaskSlot) {
     let header = record.cast::<RecordHeader>();
     // SAFETY: the record has room for a header. Rings keep records at multiples of eight bytes.
     unsafe {
-        (*header).kind = about.kind as u16;
+        (*header).kind = about.kind as u8;
+        (*header).user_stop = 0;
         (*header).reason = about.reason;
         (*header).user_stack = about.user_stack;
         (*header).time_ns = about.time_ns;
