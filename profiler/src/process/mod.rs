@@ -21,14 +21,16 @@ mod module;
 pub mod sideband;
 mod table;
 mod tracker;
+mod walk;
 
 use std::sync::Arc;
 
 pub use mappings::{Mapping, MappingKind, MappingLine, Mappings, parse_line};
-pub use memory::{FRAME_LIMIT, Registers, StackMemory, Stop, UserStack, walk_frame_pointers, walk_thread};
+pub use memory::{FramePointers, Registers, StackMemory, UserStack, walk_stack, walk_thread};
 pub use module::{FileIdentity, Module, ModuleCounters, ModuleId, Modules, PerfMapFile};
 pub use table::{ProcessCounters, ProcessTable};
 pub use tracker::{Tracker, TrackerError, TrackerOptions};
+pub use walk::{Unwinder, UnwinderCounters, UnwinderOptions};
 
 /// A process, by its id in the initial pid namespace (what the kernel calls tgid).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
