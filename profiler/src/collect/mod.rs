@@ -19,8 +19,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use profiler_ebpf::Part;
-use rustc_hash::FxHashMap;
+use profiler_ebpf::{Part, unwind::Stop};
+use rustc_hash::{FxHashMap, FxHashSet};
 use thiserror::Error;
 
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
         Counter, Event, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordKind,
         filter,
     },
-    process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, walk_thread},
+    process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, UnwinderOptions},
     profile::{OffCpuReason, Profile},
     symbol::{self, SymbolError, Symbolizer},
 };
@@ -44,6 +44,9 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// How long names of containers are waited for, before filters are checked and at the end.
 const NAMES_AT_START: Duration = Duration::from_millis(1500);
 const NAMES_AT_END: Duration = Duration::from_millis(1500);
+
+/// How long the unwind tables of what runs already are waited for.
+const TABLES_AT_START: Duration = Duration::from_millis(500);
 
 /// What to collect, and of whom.
 #[derive(Debug, Clone)]
@@ -145,7 +148,7 @@ impl Collection {
             resolver.settle(NAMES_AT_START);
             options.selection.check(&resolver.describe_all())?;
         }
-        let kernel = Kernel::start(KernelOptions {
+        let mut kernel = Kernel::start(KernelOptions {
             frequency_hz: options.on_cpu.then_some(options.frequency_hz),
             off_cpu: options.off_cpu,
             syscalls: options.syscalls,
@@ -163,6 +166,10 @@ impl Collection {
             tiny_maps: options.tiny_maps,
         })?;
         symbolizer.warm_up()?;
+        if let Some(maps) = kernel.take_unwind_maps() {
+            tracker.unwind(maps, UnwinderOptions::default(), TABLES_AT_START)?;
+        }
+        kernel.begin()?;
         let mut this = Self {
             start_ns: kernel.window_start_ns(),
             end_ns: u64::MAX,
@@ -239,8 +246,10 @@ impl Collection {
     fn end_window(&mut self) -> Result<(), CollectError> {
         self.window_began = Instant::now();
         let mut window = self.kernel.end_window()?;
-        for record in std::mem::take(&mut window.open_gaps) {
-            self.account_open_gap(record);
+        let open_gaps = std::mem::take(&mut window.open_gaps);
+        let stacks = self.walk_open_gaps(&open_gaps)?;
+        for (record, user) in open_gaps.into_iter().zip(stacks) {
+            self.account_open_gap(record, user);
         }
         self.stacks.locate(&self.tracker)?;
         if !window.grace_by_kernel && self.windows.is_empty() {
@@ -321,9 +330,10 @@ impl Collection {
     fn take_records(&mut self) -> Result<(), CollectError> {
         let mut batches = Vec::new();
         self.kernel.drain_records(|batch| batches.push(batch));
+        self.want_unwinding(batches.iter().flatten())?;
         for batch in batches {
             let (samples, gaps): (Vec<Record>, Vec<Record>) =
-                batch.into_iter().partition(|record| record.header.kind == RecordKind::OnCpu as u16);
+                batch.into_iter().partition(|record| record.header.kind == RecordKind::OnCpu as u8);
             for record in samples {
                 self.account_sample(record);
             }
@@ -332,6 +342,20 @@ impl Collection {
             }
         }
         self.stacks.locate(&self.tracker)?;
+        Ok(())
+    }
+
+    /// Processes whose stacks could not be walked for want of their mappings or tables are to get them.
+    fn want_unwinding<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Result<(), CollectError> {
+        let wanting = |record: &Record| {
+            let stop = Stop::from_number(record.header.user_stop);
+            matches!(stop, Stop::NoProcess | Stop::NoMapping | Stop::NoTable | Stop::NoRoom)
+        };
+        let pids: FxHashSet<Pid> =
+            records.filter(|record| wanting(record)).map(|record| Pid(record.header.pid)).collect();
+        if !pids.is_empty() {
+            self.tracker.tell(move |table| table.want_unwinding(pids))?;
+        }
         Ok(())
     }
 
@@ -344,7 +368,7 @@ impl Collection {
 
     fn account_sample(&mut self, record: Record) {
         let owner = self.owner(&record);
-        let user = gaps::user_part(record.header.user_bytes, &record.user);
+        let user = gaps::user_part(&record);
         let stack = self.stacks.intern(record.header.pid, record.header.time_ns, record.kernel, user);
         *self.on_cpu.entry((owner, stack)).or_default() += 1;
     }
@@ -364,15 +388,29 @@ impl Collection {
         share_inside(header.gap_start_ns, header.time_ns, self.start_ns, self.end_ns)
     }
 
-    fn account_open_gap(&mut self, record: Record) {
+    /// The user stacks of threads that were still waiting when the window ended.
+    fn walk_open_gaps(&self, records: &[Record]) -> Result<Vec<UserPart>, CollectError> {
+        let headers: Vec<_> = records.iter().map(|record| record.header).collect();
+        let stacks = self.tracker.call(move |table| {
+            let walk = |header: &crate::kernel::RecordHeader| {
+                if header.ip == 0 {
+                    return UserPart::None;
+                }
+                let registers = Registers { ip: header.ip, sp: header.sp, bp: header.fp };
+                let stack = table.walk_thread(Pid(header.pid), registers);
+                if is_still_there(header) {
+                    UserPart::Taken(stack.addresses, stack.stop)
+                } else {
+                    UserPart::Missing("moved_on")
+                }
+            };
+            headers.iter().map(walk).collect::<Vec<_>>()
+        })?;
+        Ok(stacks)
+    }
+
+    fn account_open_gap(&mut self, record: Record, user: UserPart) {
         let header = record.header;
-        let user = if header.ip == 0 {
-            UserPart::None
-        } else {
-            let registers = Registers { ip: header.ip, sp: header.sp, bp: header.fp };
-            let stack = walk_thread(Pid(header.pid), registers);
-            if is_still_there(&header) { UserPart::Taken(stack.addresses) } else { UserPart::Missing("moved_on") }
-        };
         for gap in self.gaps.complete_open(header.tid, header.sequence, &user) {
             self.account_gap(gap);
         }

@@ -21,6 +21,7 @@ mod module;
 pub mod sideband;
 mod table;
 mod tracker;
+pub mod unwind;
 mod walk;
 
 use std::sync::Arc;
@@ -30,7 +31,7 @@ pub use memory::{FramePointers, Registers, StackMemory, UserStack, walk_stack, w
 pub use module::{FileIdentity, Module, ModuleCounters, ModuleId, Modules, PerfMapFile};
 pub use table::{ProcessCounters, ProcessTable};
 pub use tracker::{Tracker, TrackerError, TrackerOptions};
-pub use walk::{Unwinder, UnwinderCounters, UnwinderOptions};
+pub use walk::{UnwinderCounters, UnwinderOptions};
 
 /// A process, by its id in the initial pid namespace (what the kernel calls tgid).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

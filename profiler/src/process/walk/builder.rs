@@ -12,7 +12,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use profiler_ebpf::unwind::{Row, Rule};
 
 use super::tables;
-use crate::process::{Module, parse_line};
+use crate::process::{
+    Module, parse_line,
+    unwind::{Limits, Refused, Table, build},
+};
 
 /// What to build a table of.
 #[derive(Debug, Clone)]
@@ -23,39 +26,28 @@ pub enum Subject {
     Vdso,
 }
 
-/// What came of it: rows, or none, where the file is not one that could have any.
-pub type Built = Option<Rows>;
-
-/// How rows are made of a file, or of an image in memory.
-pub trait Build: Send + 'static {
-    /// Of a file.
-    fn file(&mut self, file: &File) -> Built;
-    /// Of an image.
-    fn image(&mut self, image: &[u8]) -> Built;
+/// What came of it.
+#[derive(Debug)]
+pub enum Built {
+    /// A table.
+    Table(Box<Table>),
+    /// The file says nothing of unwinding: its code is followed by frame pointers throughout.
+    Nothing,
+    /// The file cannot be read or understood.
+    Bad,
 }
 
-/// Rows of one file.
-#[derive(Debug, Clone, Default)]
-pub struct Rows {
-    /// Number of the first page.
-    pub first_page: u32,
-    /// Rows of each page.
-    pub pages: Vec<Vec<Row>>,
-    /// The rules that rows name.
-    pub rules: Vec<Rule>,
-}
-
-impl tables::Rows for Rows {
+impl tables::Rows for Table {
     fn first_page(&self) -> u32 {
-        self.first_page
+        self.first_page()
     }
 
     fn pages(&self) -> impl ExactSizeIterator<Item = &[Row]> {
-        self.pages.iter().map(Vec::as_slice)
+        self.pages()
     }
 
     fn rules(&self) -> &[Rule] {
-        &self.rules
+        self.rules()
     }
 }
 
@@ -70,17 +62,13 @@ pub struct Builder {
 
 impl Builder {
     /// Starts the thread, which rings the bell for everything it has built.
-    pub fn spawn(mut build: impl Build, bell: Arc<OwnedFd>) -> io::Result<Self> {
+    pub fn spawn(bell: Arc<OwnedFd>) -> io::Result<Self> {
         // Not bounded: there are at most as many subjects as tables.
         let (subjects, asked) = unbounded::<(u32, Subject)>();
         let (answers, built) = unbounded();
         let thread = std::thread::Builder::new().name("unwind-tables".into()).spawn(move || {
             for (number, subject) in asked {
-                let rows = match subject {
-                    Subject::Module(module) => module.file().and_then(|file| build.file(file)),
-                    Subject::Vdso => own_vdso().and_then(|image| build.image(&image)),
-                };
-                if answers.send((number, rows)).is_err() {
+                if answers.send((number, build_table(&subject))).is_err() {
                     return;
                 }
                 // It fails only when the counter is full, and then the other thread is awake anyway.
@@ -117,6 +105,28 @@ impl Drop for Builder {
         self.built = crossbeam_channel::never();
         if let Some(thread) = self.thread.take() {
             thread.join().ok();
+        }
+    }
+}
+
+fn build_table(subject: &Subject) -> Built {
+    let limits = Limits::default();
+    let (name, table) = match subject {
+        Subject::Module(module) => match module.file() {
+            Some(file) => (module.name(), build(file, &limits)),
+            None => return Built::Bad,
+        },
+        Subject::Vdso => match own_vdso() {
+            Some(image) => ("[vdso]", build(image.as_slice(), &limits)),
+            None => return Built::Nothing,
+        },
+    };
+    match table {
+        Ok(table) => Built::Table(Box::new(table)),
+        Err(Refused::NoUnwindInfo | Refused::NotElf) => Built::Nothing,
+        Err(refused) => {
+            tracing::debug!("no unwind table of {name}: {refused}");
+            Built::Bad
         }
     }
 }

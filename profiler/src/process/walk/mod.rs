@@ -8,7 +8,6 @@ mod rules;
 mod tables;
 mod unwinder;
 
-pub use builder::{Build, Built, Rows};
 pub use unwinder::{Ask, Unwinder, UnwinderCounters, UnwinderOptions};
 
 /// A row that names no rule of its table cannot be followed.

@@ -4,14 +4,14 @@
 use std::{collections::VecDeque, io, os::fd::OwnedFd, sync::Arc};
 
 use profiler_ebpf::unwind::{
-    Mapping, Stop,
+    Mapping, Row, Rule, Stop,
     lookup::Lookup,
     rule::RULES,
     storage::{MAPPINGS, NO_FILE, PLACE_BITS, PROCESSES, SEGMENT_BYTES, SEGMENTS, TABLES},
 };
 
 use super::{
-    builder::{Build, Builder, Subject},
+    builder::{Builder, Built, Subject},
     lists::{Lists, Unused},
     places::{Extent, Places},
     rules::Rules,
@@ -77,6 +77,23 @@ pub enum Ask {
     Later,
 }
 
+/// A file that says nothing.
+struct Nothing;
+
+impl tables::Rows for Nothing {
+    fn first_page(&self) -> u32 {
+        0
+    }
+
+    fn pages(&self) -> impl ExactSizeIterator<Item = &[Row]> {
+        std::iter::empty::<&[Row]>()
+    }
+
+    fn rules(&self) -> &[Rule] {
+        &[]
+    }
+}
+
 /// The owner of all that stacks are walked by.
 #[derive(Debug)]
 pub struct Unwinder {
@@ -95,14 +112,14 @@ pub struct Unwinder {
 
 impl Unwinder {
     /// Takes the maps over. `bell` is rung when [`Self::work`] has something to do.
-    pub fn new(maps: UnwindMaps, options: UnwinderOptions, build: impl Build, bell: Arc<OwnedFd>) -> io::Result<Self> {
+    pub fn new(maps: UnwindMaps, options: UnwinderOptions, bell: Arc<OwnedFd>) -> io::Result<Self> {
         let (rules, tables) = (Rules::new(&maps), Tables::new(&maps));
         let mut this = Self {
             places: Places::default(),
             rules,
             tables,
             lists: Lists::default(),
-            builder: Builder::spawn(build, bell)?,
+            builder: Builder::spawn(bell)?,
             retired: VecDeque::new(),
             ahead: VecDeque::new(),
             counters: UnwinderCounters::default(),
@@ -207,12 +224,16 @@ impl Unwinder {
     /// Takes in what has been built.
     pub fn work(&mut self) {
         while let Some((number, built)) = self.builder.take() {
-            let Some(rows) = built else {
-                self.counters.bad += 1;
-                self.tables.set_progress(number, Progress::Bad, &self.maps);
-                continue;
+            let laid = match built {
+                Built::Table(table) => self.lay_out_table(number, &*table),
+                Built::Nothing => self.lay_out_table(number, &Nothing),
+                Built::Bad => {
+                    self.counters.bad += 1;
+                    self.tables.set_progress(number, Progress::Bad, &self.maps);
+                    continue;
+                }
             };
-            if self.lay_out_table(number, &rows) {
+            if laid {
                 self.counters.built += 1;
             } else {
                 self.counters.no_room += 1;
@@ -300,7 +321,7 @@ impl Unwinder {
         None
     }
 
-    fn lay_out_table(&mut self, number: u32, rows: &super::builder::Rows) -> bool {
+    fn lay_out_table(&mut self, number: u32, rows: &impl tables::Rows) -> bool {
         self.tables.tick(monotonic_ns());
         for _ in 0..6 {
             let laid = self.tables.lay_out(number, rows, &mut self.places, &mut self.rules, &self.maps);
