@@ -88,6 +88,12 @@ pub const HEADER_BYTES: usize = size_of::<RecordHeader>();
 /// Bytes of the longest record.
 pub const RECORD_BYTES: usize = HEADER_BYTES + (MAX_FRAMES + USER_FRAMES) * 8;
 
+/// Bytes behind a record in which the walk of its user stack keeps its state.
+pub const WALK_BYTES: usize = 128;
+
+/// Bytes that must be free for a record to be written.
+pub const ROOM_BYTES: usize = RECORD_BYTES + WALK_BYTES;
+
 /// Bytes of a ring's data; a smaller power of two may be used ([`crate::Settings::ring_bytes`]).
 pub const RING_BYTES: usize = 1 << 19;
 
@@ -113,4 +119,4 @@ pub struct Ring {
 pub const SPARE_BYTES: usize = 4096;
 
 const _: () = assert!(HEADER_BYTES == 128);
-const _: () = assert!(RECORD_BYTES <= SPARE_BYTES);
+const _: () = assert!(ROOM_BYTES <= SPARE_BYTES);

@@ -12,10 +12,10 @@ use aya_ebpf::{
 };
 use profiler_ebpf::{
     RecordHeader,
-    record::HEADER_BYTES,
+    record::{HEADER_BYTES, RECORD_BYTES, WALK_BYTES},
     unwind::{
         ProcessEntry, Stop, TableEntry, USER_FRAMES, Walk,
-        lookup::{Lookup, Segments},
+        lookup::{self, Lookup, Segments},
         stop::GO_ON,
         storage::SEGMENT_BYTES,
         walk::{self, Memory},
@@ -88,6 +88,29 @@ impl Segments for Maps {
         // SAFETY: the element lives while the program runs; a rule never changes once a row names it.
         UNWIND_RULES.get_ptr(u32::from(index)).map(|rule| unsafe { rule.read_volatile() })
     }
+
+    #[inline(always)]
+    fn last_mapping(&self, place: u32, mappings: u32, address: u64) -> u32 {
+        unwind_last_mapping(place, mappings, address)
+    }
+
+    #[inline(always)]
+    fn last_row(&self, place: u32, rows: u32, low: u64) -> u16 {
+        unwind_last_row(place, rows, low) as u16
+    }
+}
+
+/// See [`lookup::last_mapping`]. A global function, which the verifier follows once by itself and not again for each way that
+/// leads here.
+#[unsafe(no_mangle)]
+pub extern "C" fn unwind_last_mapping(place: u32, mappings: u32, address: u64) -> u32 {
+    lookup::last_mapping(&Maps, place, mappings, address)
+}
+
+/// See [`lookup::last_row`]. As above.
+#[unsafe(no_mangle)]
+pub extern "C" fn unwind_last_row(place: u32, rows: u32, low: u64) -> u32 {
+    u32::from(lookup::last_row(&Maps, place, rows, low))
 }
 
 /// The current thread's own memory.
@@ -119,17 +142,26 @@ impl Memory for UserMemory {
     }
 }
 
-/// A walk under way, on the stack of the program.
+/// A walk under way. It lies behind the record that it fills: of what is in a map the verifier believes nothing, so that every
+/// frame looks to it like the one before. On the program's stack it would follow each of their differences.
 struct Run {
     walk: Walk,
     lookup: Lookup<Maps>,
-    /// Where the frames go.
-    frames: *mut u8,
     count: u32,
     stop: u32,
 }
 
-/// Not inlined: the verifier follows it once a program, and the program's own variables do not share its stack.
+const _: () = assert!(size_of::<Run>() <= WALK_BYTES);
+
+/// What a frame is told of the walk.
+struct Way {
+    /// The record.
+    record: *mut u8,
+    /// Where its user frames go.
+    frames: *mut u8,
+}
+
+/// Not inlined: the program's own variables do not share its stack.
 #[inline(never)]
 fn walk_current(record: *mut u8, kernel_bytes: i64) -> i64 {
     // SAFETY: the helper has no preconditions.
@@ -137,32 +169,42 @@ fn walk_current(record: *mut u8, kernel_bytes: i64) -> i64 {
     let behind = if kernel_bytes > 0 { kernel_bytes as usize & KERNEL_STACK_MASK } else { 0 };
     let (place, mappings) = mappings_of(task.pid());
     let registers = task.registers();
-    let mut run = Run {
-        walk: Walk::from_registers(registers.ip(), registers.sp(), registers.fp()),
-        lookup: Lookup::new(Maps, place, mappings),
-        // SAFETY: the record has room for a header and two stacks.
-        frames: unsafe { record.add(HEADER_BYTES + behind) },
-        count: 0,
-        stop: Stop::TooDeep as u32,
-    };
+    let (ip, sp, bp) = (registers.ip(), registers.sp(), registers.fp());
+    // SAFETY: the record has room for a header and two stacks.
+    let mut way = Way { record, frames: unsafe { record.add(HEADER_BYTES + behind) } };
+    let run = run_of(record);
+    run.walk = Walk::from_registers(ip, sp, bp);
+    run.lookup = Lookup::new(Maps, place, mappings);
+    run.count = 1;
+    run.stop = Stop::TooDeep as u32;
     if mappings == 0 {
         run.stop = Stop::NoProcess as u32;
-        put(&run, 0);
-        run.count = 1;
+        put(&way, 0, ip);
     } else {
         // SAFETY: the callback has the signature that the helper calls; the context outlives the call.
-        unsafe { bpf_loop(USER_FRAMES as u32, one_frame as *mut c_void, (&raw mut run).cast(), 0) };
+        unsafe { bpf_loop(USER_FRAMES as u32, one_frame as *mut c_void, (&raw mut way).cast(), 0) };
     }
+    let run = run_of(record);
     // SAFETY: the record has room for a header.
     unsafe { (*record.cast::<RecordHeader>()).user_stop = run.stop as u8 };
-    i64::from(run.count) * 8
+    let count = run.count;
+    if count > USER_FRAMES as u32 { 0 } else { i64::from(count) * 8 }
+}
+
+/// The state of the walk that fills a record.
+#[inline(always)]
+fn run_of<'record>(record: *mut u8) -> &'record mut Run {
+    // SAFETY: the room for a record ends in as many bytes as were asserted to suffice, at a multiple of eight; nobody else has
+    // it, and any bits are a value.
+    unsafe { &mut *record.add(RECORD_BYTES).cast::<Run>() }
 }
 
 /// Keeps a frame and goes to the next. Returns 1 when there is none.
 extern "C" fn one_frame(index: u64, context: *mut c_void) -> c_long {
     // SAFETY: the context that was given to the helper, which calls nobody else meanwhile.
-    let run = unsafe { &mut *context.cast::<Run>() };
-    put(run, index as usize);
+    let way = unsafe { &*context.cast::<Way>() };
+    let run = run_of(way.record);
+    put(way, index as usize, run.walk.frame(index == 0));
     run.count = index as u32 + 1;
     let stop = walk::step(&mut run.walk, &mut UserMemory, &mut run.lookup);
     if stop == GO_ON {
@@ -173,10 +215,10 @@ extern "C" fn one_frame(index: u64, context: *mut c_void) -> c_long {
 }
 
 #[inline(always)]
-fn put(run: &Run, index: usize) {
+fn put(way: &Way, index: usize, frame: u64) {
     let at = (index & (USER_FRAMES - 1)) * 8;
     // SAFETY: the record has room for USER_FRAMES behind the kernel stack; records lie at multiples of eight.
-    unsafe { run.frames.add(at).cast::<u64>().write_volatile(run.walk.pc) };
+    unsafe { way.frames.add(at).cast::<u64>().write_volatile(frame) };
 }
 
 /// Place and number of a process's mappings; none if they are not known.
