@@ -46,7 +46,7 @@ const NAMES_AT_START: Duration = Duration::from_millis(1500);
 const NAMES_AT_END: Duration = Duration::from_millis(1500);
 
 /// How long the unwind tables of what runs already are waited for.
-const TABLES_AT_START: Duration = Duration::from_millis(500);
+const TABLES_AT_START: Duration = Duration::from_millis(2000);
 
 /// What to collect, and of whom.
 #[derive(Debug, Clone)]
@@ -167,7 +167,8 @@ impl Collection {
         })?;
         symbolizer.warm_up()?;
         if let Some(maps) = kernel.take_unwind_maps() {
-            tracker.unwind(maps, UnwinderOptions::default(), TABLES_AT_START)?;
+            let first = options.processes.iter().copied().map(Pid).collect();
+            tracker.unwind(maps, UnwinderOptions::default(), first, TABLES_AT_START)?;
         }
         kernel.begin()?;
         let mut this = Self {

@@ -14,8 +14,8 @@ use super::module::{FileIdentity, Module, ModuleCounters, Modules, PerfMapFile};
 use super::sideband::{Event, What};
 use super::walk::{Ask, Unwinder, UnwinderCounters};
 use super::{
-    FileOffset, FramePointers, Leaf, Location, ModuleId, Pid, Registers, Tid, UserStack, lookup_addresses, monotonic_ns,
-    walk_thread,
+    FileOffset, FramePointers, Leaf, Location, ModuleId, Pid, Registers, Tid, UserStack, lookup_addresses,
+    monotonic_ns, walk_thread,
 };
 
 /// A process's start time is compared at most this often.
@@ -380,24 +380,25 @@ impl ProcessTable {
         self.life_at(pid, at_ns).and_then(|life| life.images_from(at_ns).next()).map(|image| image.command.clone())
     }
 
-    /// From now on mappings are told to an unwinder, those that are known already first.
-    pub(super) fn set_unwinder(&mut self, unwinder: Unwinder) {
+    /// From now on mappings are told to an unwinder. Tables of what runs already are built in the order of need: those of `first`,
+    /// then of those that use most CPU for their age.
+    pub(super) fn set_unwinder(&mut self, unwinder: Unwinder, first: &[Pid]) {
         self.unwinder = Some(unwinder);
         let known: Vec<Pid> = self.lives.keys().copied().collect();
         known.into_iter().for_each(|pid| self.change(pid, Ask::Later));
         self.tell_unwinder();
-        let mut programs: Vec<(u64, Arc<Mappings>)> = Vec::new();
+        let mut programs: Vec<(bool, u64, Arc<Mappings>)> = Vec::new();
         for (pid, lives) in &self.lives {
             let Some(life) = lives.last().filter(|life| life.end_ns.is_none()) else { continue };
             let Some(image) = life.current().filter(|image| !image.mappings.is_empty()) else { continue };
             let Some(stat) = read_stat(*pid) else { continue };
-            // Those first that use most CPU for their age.
-            let age_ns = monotonic_ns().saturating_sub(life.start_ns) / 1_000_000 + 1;
-            programs.push((stat.cpu_ticks.saturating_mul(1_000_000) / age_ns, image.mappings.clone()));
+            let age_ms = monotonic_ns().saturating_sub(life.start_ns) / 1_000_000 + 1;
+            let rate = stat.cpu_ticks.saturating_mul(1_000_000) / age_ms;
+            programs.push((first.contains(pid), rate, image.mappings.clone()));
         }
-        programs.sort_by_key(|(rate, _)| std::cmp::Reverse(*rate));
+        programs.sort_by_key(|(first, rate, _)| std::cmp::Reverse((*first, *rate)));
         if let Some(unwinder) = &mut self.unwinder {
-            unwinder.build_ahead(programs.into_iter().map(|(_, mappings)| mappings));
+            unwinder.build_ahead(programs.into_iter().map(|(.., mappings)| mappings));
         }
     }
 

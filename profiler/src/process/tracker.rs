@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use super::Pid;
 use super::module::Modules;
 use super::sideband::{Event, Sideband, SidebandError, What};
 use super::table::ProcessTable;
@@ -103,10 +104,16 @@ impl Tracker {
     }
 
     /// From now on what user stacks are walked by is laid out in these maps. Waits until the tables of the programs that run
-    /// most are there, but no longer than `patience`.
-    pub fn unwind(&self, maps: UnwindMaps, options: UnwinderOptions, patience: Duration) -> Result<(), TrackerError> {
+    /// most, after those of the processes in `first`, are there, but no longer than `patience`.
+    pub fn unwind(
+        &self,
+        maps: UnwindMaps,
+        options: UnwinderOptions,
+        first: Vec<Pid>,
+        patience: Duration,
+    ) -> Result<(), TrackerError> {
         let unwinder = Unwinder::new(maps, options, self.bell.clone()).map_err(TrackerError::Spawn)?;
-        self.call(move |table| table.set_unwinder(unwinder))?;
+        self.call(move |table| table.set_unwinder(unwinder, &first))?;
         let until = Instant::now() + patience;
         while Instant::now() < until && self.call(|table| table.is_building_tables())? {
             std::thread::sleep(Duration::from_millis(2));
@@ -230,7 +237,6 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::Pid;
     use crate::process::testing::{TestResult, skip};
 
     #[test]

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::process::testing::{LANDMARK, Probe, TestResult, compile, run, skip};
-use crate::process::{FramePointers, Leaf, Pid, ProcessTable, Registers, Tracker, TrackerOptions, kernel_locations, walk_thread};
+use crate::process::{
+    FramePointers, Leaf, Pid, ProcessTable, Registers, Tracker, TrackerOptions, kernel_locations, walk_thread,
+};
 
 fn name_of(symbolizer: &Symbolizer, location: Location) -> Result<ResolvedFrame, SymbolError> {
     symbolizer.resolve(vec![location]).map(|frames| frames[0][0].clone())

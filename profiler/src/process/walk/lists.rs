@@ -65,12 +65,8 @@ impl Lists {
         self.generation = self.generation.wrapping_add(1);
         let list = self.lists.get_mut(&key(mappings))?;
         list.users += 1;
-        let entry = ProcessEntry {
-            pid: pid.0,
-            place: list.extent.place,
-            mappings: list.count,
-            generation: self.generation,
-        };
+        let entry =
+            ProcessEntry { pid: pid.0, place: list.extent.place, mappings: list.count, generation: self.generation };
         let before = self.by_process.insert(pid, key(mappings));
         Some((entry, before.and_then(|before| self.leave(before))))
     }

@@ -327,7 +327,7 @@ fn write_rows(
 
 #[cfg(test)]
 mod tests {
-    use profiler_ebpf::unwind::{lookup::search, lookup::Segments, rule};
+    use profiler_ebpf::unwind::{lookup::Segments, lookup::search, rule};
 
     use super::*;
 

@@ -211,7 +211,7 @@ impl Unwinder {
         self.work();
     }
 
-    /// Whether something is still being built ahead.
+    /// Whether something is still being built.
     pub fn is_building(&self) -> bool {
         self.builder.under_way() > 0
     }
@@ -240,7 +240,7 @@ impl Unwinder {
                 self.tables.set_progress(number, Progress::NoRoom(monotonic_ns()), &self.maps);
             }
         }
-        while self.builder.under_way() == 0 && self.used_bytes() < self.options.ahead_bytes {
+        while self.builder.under_way() <= 1 && self.used_bytes() < self.options.ahead_bytes {
             let Some(mappings) = self.ahead.pop_front() else { break };
             self.want(&mappings);
         }
