@@ -2,7 +2,7 @@
 //! settled, and their rows are written one after the other.
 
 use gimli::{DebugFrame, EhFrame, LittleEndian};
-use profiler_ebpf::unwind::rule;
+use profiler_ebpf::unwind::{Rule, rule};
 
 use super::cfi::{Interpreter, State};
 use super::code::{Code, Range};
@@ -11,6 +11,7 @@ use super::image::Image;
 use super::section::{self, Budget};
 use super::table::TableBuilder;
 use super::{Limits, Refused, Source, Statistics, Table, Unsupported};
+use super::{gaps, go_functions};
 
 /// Who describes a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ enum Origin {
     EhFrame(u32),
     /// The FDE at a position of `.debug_frame`.
     DebugFrame(u32),
+    /// Known otherwise: one rule throughout.
+    Known(Rule),
 }
 
 /// A function, by position.
@@ -47,12 +50,16 @@ fn build_image<S: Source + ?Sized>(source: &S, image: &Image, limits: &Limits) -
     if let Some((section, terminated)) = &mut eh_frame {
         functions.list(section, *terminated, &code, limits, &mut statistics, Origin::EhFrame)?;
     }
-    let debug_frame = image.debug_frame.map(|extent| section::read(source, extent, &mut budget)).transpose()?;
+    let is_go = functions.add_go(source, image, &code, &mut budget, &mut statistics);
+    // Go's own call frame information does not say where frame pointers are kept, which are what leads across its stacks.
+    let debug_frame = image.debug_frame.filter(|_| !is_go);
+    let debug_frame = debug_frame.map(|extent| section::read(source, extent, &mut budget)).transpose()?;
     let mut debug_frame =
         debug_frame.as_deref().map(|bytes| FrameSection::new(DebugFrame::new(bytes, LittleEndian), bytes, 0));
     if let Some(section) = &mut debug_frame {
         functions.list(section, false, &code, limits, &mut statistics, Origin::DebugFrame)?;
     }
+    functions.add_known(source, image, &code, &mut statistics);
     if functions.settled.is_empty() {
         return Err(Refused::NoUnwindInfo);
     }
@@ -69,6 +76,7 @@ fn build_image<S: Source + ?Sized>(source: &S, image: &Image, limits: &Limits) -
                 writer.function(eh_frame.as_mut().map(|(section, _)| section), function.range, entry)?
             }
             Origin::DebugFrame(entry) => writer.function(debug_frame.as_mut(), function.range, entry)?,
+            Origin::Known(rule) => writer.known(function.range, rule)?,
         }
         let next = functions.peek().map(|next| next.range.start);
         if next.is_none_or(|next| !is_padding(function.range.end, next)) {
@@ -114,6 +122,48 @@ impl Functions {
         statistics.malformed += section.malformed;
         statistics.functions_hidden += self.add(found);
         Ok(())
+    }
+
+    /// Adds the functions of Go that nobody calls. Returns whether there is a table of Go's functions.
+    fn add_go<S: Source + ?Sized>(
+        &mut self,
+        source: &S,
+        image: &Image,
+        code: &Code,
+        budget: &mut Budget,
+        statistics: &mut Statistics,
+    ) -> bool {
+        let Some(extent) = image.go_functions else { return false };
+        let mut found = Vec::new();
+        let text = image.text.map_or(0, |text| text.address);
+        let listed = section::read(source, extent, budget).ok().and_then(|table| {
+            go_functions::top_frames(&table, text, |start, end| {
+                if let Some(range) = code.range(start, end) {
+                    found.push(Function { range, origin: Origin::Known(Rule::end()) });
+                }
+            })
+        });
+        statistics.malformed += u64::from(listed.is_none());
+        statistics.top_frames = found.len() as u64;
+        self.add(found);
+        listed.is_some()
+    }
+
+    /// Adds code that is known by its bytes, as far as nothing else is said of it.
+    fn add_known<S: Source + ?Sized>(&mut self, source: &S, image: &Image, code: &Code, statistics: &mut Statistics) {
+        if let Some(plt) = image.plt
+            && let Some(range) = code.range(plt.address, plt.address.saturating_add(plt.size))
+            && let Some(rule) = gaps::plt_rule(source, plt)
+        {
+            self.add(vec![Function { range, origin: Origin::Known(rule) }]);
+        }
+        let mut found = Vec::new();
+        let undescribed = code.gaps(self.settled.iter().map(|function| function.range));
+        statistics.unsearched_bytes = gaps::signal_returns(source, code, undescribed.into_iter(), |range| {
+            found.push(Function { range, origin: Origin::Known(Rule::signal()) });
+        });
+        statistics.signal_returns = found.len() as u64;
+        self.add(found);
     }
 
     /// Returns how many were hidden by others.
@@ -178,6 +228,13 @@ impl Writer {
             };
             table.row(position, index)
         })
+    }
+
+    fn known(&mut self, range: Range, rule: Rule) -> Result<(), Refused> {
+        self.statistics.described_bytes += u64::from(range.end - range.start);
+        self.statistics.rows_described += 1;
+        let index = self.table.index(rule);
+        self.table.row(range.start, index)
     }
 
     fn finish(mut self) -> Table {

@@ -49,4 +49,31 @@ impl Code {
         let position = |address: u64| u32::try_from(address - segment.address + segment.offset - self.base).ok();
         Some(Range { start: position(start)?, end: position(end)? }).filter(|range| range.start < range.end)
     }
+
+    /// The file offset of a position.
+    pub fn offset(&self, position: u32) -> u64 {
+        self.base + u64::from(position)
+    }
+
+    /// What lies between `described` runs, which ascend and do not overlap.
+    pub fn gaps(&self, described: impl Iterator<Item = Range>) -> Vec<Range> {
+        let mut segments: Vec<Range> =
+            self.segments.iter().filter_map(|segment| self.range(segment.address, segment.end())).collect();
+        segments.sort_unstable_by_key(|range| range.start);
+        let mut described = described.peekable();
+        let mut gaps = Vec::new();
+        for segment in segments {
+            let mut at = segment.start;
+            while let Some(run) = described.next_if(|run| run.start < segment.end) {
+                if at < run.start {
+                    gaps.push(Range { start: at, end: run.start });
+                }
+                at = at.max(run.end);
+            }
+            if at < segment.end {
+                gaps.push(Range { start: at, end: segment.end });
+            }
+        }
+        gaps
+    }
 }

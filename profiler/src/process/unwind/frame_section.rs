@@ -186,6 +186,7 @@ impl Record {
     }
 }
 
-fn array<const N: usize>(bytes: &[u8], position: usize) -> Option<[u8; N]> {
+/// `N` bytes at a position.
+pub(super) fn array<const N: usize>(bytes: &[u8], position: usize) -> Option<[u8; N]> {
     bytes.get(position..position.checked_add(N)?)?.try_into().ok()
 }

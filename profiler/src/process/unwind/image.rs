@@ -77,6 +77,10 @@ pub struct Image {
     pub debug_frame: Option<Extent>,
     /// `.gopclntab`, Go's table of functions.
     pub go_functions: Option<Extent>,
+    /// `.plt`.
+    pub plt: Option<Extent>,
+    /// `.text`.
+    pub text: Option<Extent>,
     /// Its GNU build id.
     pub build_id: Option<Box<[u8]>>,
 }
@@ -84,22 +88,8 @@ pub struct Image {
 impl Image {
     /// Reads the headers.
     pub fn read<S: Source + ?Sized>(source: &S) -> Result<Self, Refused> {
-        let length = source.length()?;
-        let mut headers = Headers { source, length };
-        let file = headers.file()?;
-        let programs: Vec<ProgramHeader64<LE>> = headers.table(
-            file.e_phoff.get(LE),
-            u64::from(file.e_phnum.get(LE)),
-            file.e_phentsize.get(LE),
-            "program headers",
-        )?;
-        let mut image = Self {
-            segments: segments(&programs, length)?,
-            eh_frame: None,
-            debug_frame: None,
-            go_functions: None,
-            build_id: headers.build_id(&programs)?,
-        };
+        let (headers, file, programs) = Headers::new(source)?;
+        let mut image = Self::loaded(&headers, &programs)?;
         // Sections are optional: what is wrong with them does not matter while segments say enough.
         let sections = headers.sections(&file, &mut image);
         if image.eh_frame.is_none() {
@@ -110,6 +100,24 @@ impl Image {
         }
         Ok(image)
     }
+
+    /// Reads no more than what is loaded: segments and build id.
+    pub fn read_headers<S: Source + ?Sized>(source: &S) -> Result<Self, Refused> {
+        let (headers, _, programs) = Headers::new(source)?;
+        Self::loaded(&headers, &programs)
+    }
+
+    fn loaded<S: Source + ?Sized>(headers: &Headers<'_, S>, programs: &[ProgramHeader64<LE>]) -> Result<Self, Refused> {
+        Ok(Self {
+            segments: segments(programs, headers.length)?,
+            eh_frame: None,
+            debug_frame: None,
+            go_functions: None,
+            plt: None,
+            text: None,
+            build_id: headers.build_id(programs)?,
+        })
+    }
 }
 
 struct Headers<'s, S: ?Sized> {
@@ -117,8 +125,16 @@ struct Headers<'s, S: ?Sized> {
     length: u64,
 }
 
-impl<S: Source + ?Sized> Headers<'_, S> {
-    fn file(&mut self) -> Result<FileHeader64<LE>, Refused> {
+impl<'s, S: Source + ?Sized> Headers<'s, S> {
+    fn new(source: &'s S) -> Result<(Self, FileHeader64<LE>, Vec<ProgramHeader64<LE>>), Refused> {
+        let headers = Self { source, length: source.length()? };
+        let file = headers.file()?;
+        let count = u64::from(file.e_phnum.get(LE));
+        let programs = headers.table(file.e_phoff.get(LE), count, file.e_phentsize.get(LE), "program headers")?;
+        Ok((headers, file, programs))
+    }
+
+    fn file(&self) -> Result<FileHeader64<LE>, Refused> {
         let mut bytes = [0; size_of::<FileHeader64<LE>>()];
         if self.length < bytes.len() as u64 {
             return Err(Refused::NotElf);
@@ -164,7 +180,7 @@ impl<S: Source + ?Sized> Headers<'_, S> {
         Ok(bytes)
     }
 
-    fn sections(&mut self, file: &FileHeader64<LE>, image: &mut Image) -> Result<(), Refused> {
+    fn sections(&self, file: &FileHeader64<LE>, image: &mut Image) -> Result<(), Refused> {
         const WHAT: &str = "section headers";
         let (offset, entry) = (file.e_shoff.get(LE), file.e_shentsize.get(LE));
         if offset == 0 {
@@ -200,6 +216,8 @@ impl<S: Source + ?Sized> Headers<'_, S> {
                 }
                 b".debug_frame" => &mut image.debug_frame,
                 b".gopclntab" | b".data.rel.ro.gopclntab" => &mut image.go_functions,
+                b".plt" => &mut image.plt,
+                b".text" => &mut image.text,
                 _ => continue,
             };
             *place = self.extent(section).or(*place);

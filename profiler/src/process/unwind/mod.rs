@@ -18,18 +18,24 @@ mod cfi;
 mod code;
 mod expression;
 mod frame_section;
+mod gaps;
+mod go_functions;
+mod identity;
 mod image;
 mod refused;
 mod section;
 mod source;
 mod statistics;
 mod table;
+mod vdso;
 
 pub use build::build;
+pub use identity::Identity;
 pub use refused::Refused;
 pub use source::Source;
 pub use statistics::{Statistics, Unsupported};
 pub use table::Table;
+pub use vdso::build_vdso;
 
 /// What building one table may take. The defaults let through everything that is found in practice, and keep a hostile
 /// file to 64 MiB and about a second.

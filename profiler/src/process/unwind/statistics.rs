@@ -64,6 +64,12 @@ pub struct Statistics {
     pub functions_hidden: u64,
     /// Records that could not be parsed, and functions whose instructions make no sense.
     pub malformed: u64,
+    /// Functions of Go that nobody calls: where its stacks begin.
+    pub top_frames: u64,
+    /// Ways back from a signal that were found by their bytes.
+    pub signal_returns: u64,
+    /// Bytes of code not described that were not searched for such.
+    pub unsearched_bytes: u64,
     /// Rows before neighbours were merged.
     pub rows_described: u64,
     pub(super) unsupported: [u64; Unsupported::ALL.len()],
