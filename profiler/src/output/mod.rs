@@ -22,7 +22,6 @@ pub mod targets;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-pub use errno::name as errno_name;
 pub use kind::Kind;
 
 use crate::profile::recording::RecordingError;
