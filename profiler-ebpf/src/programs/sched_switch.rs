@@ -22,7 +22,7 @@ use crate::{
     maps::{OFF_CPU_RINGS, setting},
     ring::{self, About},
     task::{self, NO_SYSCALL, TaskSlot},
-    wait,
+    unwind, wait,
     window::{self, Waited, Window},
 };
 
@@ -183,7 +183,7 @@ fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, task
     };
     let about = About { kind: RecordKind::UserStackAtSwitch, time_ns: now_ns, reason: 0, user_stack: user_stack::NONE };
     ring::describe(room.record, about, task, slot);
-    let user_bytes = ring::user_stack(context, room.record, 0);
+    let user_bytes = unwind::user_stack(context, room.record, 0);
     let length = ring::close(room.record, 0, user_bytes);
     room.submit(length);
     // SAFETY: the helper has no preconditions.

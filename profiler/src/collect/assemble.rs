@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use profiler_ebpf::{
     CONTAINER_FIRST, CONTAINER_IDLE, CONTAINER_KERNEL, CONTAINER_OVERFLOW, Part,
     account::{ERRNO_RESTART, ERRNOS},
+    unwind::Stop,
 };
 use rustc_hash::FxHashMap;
 
@@ -579,6 +580,8 @@ fn name_stack(
     let mut frames: Vec<FrameId> = Vec::new();
     let (mut total, mut resolved, mut unnamed) = (0, 0, BTreeMap::new());
     let incomplete = match &stack.user {
+        Ok(_) if stack.stop != Stop::NotWalked => (!stack.stop.is_complete()).then(|| stack.stop.name()),
+        // The kernel's own walk, by frame pointers, does not say how it ended.
         Ok(_) if stack.broken => Some("broken_chain"),
         Ok(_) => missing_root(user),
         Err(None) => None,

@@ -1,6 +1,6 @@
 //! Off-CPU gaps and their user stacks, which arrive apart, brought together. In: records. Out: whole gaps.
 
-use profiler_ebpf::record::user_stack;
+use profiler_ebpf::{record::user_stack, unwind::Stop};
 use rustc_hash::FxHashMap;
 
 use super::stacks::UserPart;
@@ -47,8 +47,8 @@ impl GapJoin {
         let (mut gaps, mut exits) = (Vec::new(), Vec::new());
         for record in records {
             match record.header.kind {
-                kind if kind == RecordKind::UserStackAtSwitch as u16 => self.remember(&record),
-                kind if kind == RecordKind::UserStackAtExit as u16 => exits.push(record),
+                kind if kind == RecordKind::UserStackAtSwitch as u8 => self.remember(&record),
+                kind if kind == RecordKind::UserStackAtExit as u8 => exits.push(record),
                 _ => gaps.push(record),
             }
         }
@@ -73,7 +73,7 @@ impl GapJoin {
             }
         }
         for exit in exits {
-            let user = user_part(exit.header.user_bytes, &exit.user);
+            let user = user_part(&exit);
             // The first gap of this syscall that was chosen; what is older belonged to one whose stack was lost.
             self.complete(exit.header.tid, exit.header.gap_start_ns, &UserPart::Missing("lost"), &mut whole);
             self.complete(exit.header.tid, exit.header.sequence + 1, &user, &mut whole);
@@ -130,7 +130,7 @@ impl GapJoin {
         taken.push(Taken {
             sequence: record.header.sequence,
             time_ns: record.header.time_ns,
-            user: user_part(record.header.user_bytes, &record.user),
+            user: user_part(record),
         });
     }
 
@@ -145,14 +145,14 @@ impl GapJoin {
     }
 }
 
-/// The user part that a record carries, given its length or negative errno.
-pub fn user_part(bytes: i32, addresses: &[u64]) -> UserPart {
-    if bytes < 0 {
+/// The user part that a record carries.
+pub fn user_part(record: &Record) -> UserPart {
+    if record.header.user_bytes < 0 {
         UserPart::Missing("unreadable")
-    } else if addresses.is_empty() {
+    } else if record.user.is_empty() {
         UserPart::None
     } else {
-        UserPart::Taken(addresses.to_vec())
+        UserPart::Taken(record.user.clone(), Stop::from_number(record.header.user_stop))
     }
 }
 
@@ -164,7 +164,7 @@ mod tests {
     fn record(kind: RecordKind, tid: u32, sequence: u64, source: u8, user: &[u64]) -> Record {
         // SAFETY: plain integers, for which zero is a value.
         let mut header: RecordHeader = unsafe { std::mem::zeroed() };
-        header.kind = kind as u16;
+        header.kind = kind as u8;
         header.tid = tid;
         header.sequence = sequence;
         header.user_stack = source;
@@ -184,7 +184,7 @@ mod tests {
         };
         let whole = join.join(vec![exit(1, 2, &[7]), gap(3)]);
         assert_eq!(whole.len(), 2);
-        assert!(whole.iter().all(|gap| gap.user == UserPart::Taken(vec![7])));
+        assert!(whole.iter().all(|gap| gap.user == UserPart::Taken(vec![7], Stop::NotWalked)));
         let rest = join.finish();
         assert_eq!(rest.len(), 1);
         assert_eq!(rest[0].user, UserPart::Missing("never_left_syscall"));
@@ -199,7 +199,7 @@ mod tests {
             record(RecordKind::UserStackAtSwitch, 5, 4, 0, &[9]),
         ]);
         assert_eq!(whole.len(), 1);
-        assert_eq!(whole[0].user, UserPart::Taken(vec![9]));
+        assert_eq!(whole[0].user, UserPart::Taken(vec![9], Stop::NotWalked));
         assert!(join.taken.is_empty(), "what came before is forgotten");
     }
 
@@ -211,7 +211,7 @@ mod tests {
         exit.header.gap_start_ns = 8;
         let whole = join.join(vec![gap(3), gap(8), exit]);
         assert_eq!(whole[0].user, UserPart::Missing("lost"));
-        assert_eq!(whole[1].user, UserPart::Taken(vec![7]));
+        assert_eq!(whole[1].user, UserPart::Taken(vec![7], Stop::NotWalked));
     }
 
     #[test]
@@ -219,16 +219,16 @@ mod tests {
         let mut join = GapJoin::default();
         assert!(join.join(vec![record(RecordKind::Gap, 5, 4, user_stack::AT_SWITCH, &[])]).is_empty());
         let whole = join.join(vec![record(RecordKind::UserStackAtSwitch, 5, 4, 0, &[9])]);
-        assert_eq!(whole[0].user, UserPart::Taken(vec![9]));
+        assert_eq!(whole[0].user, UserPart::Taken(vec![9], Stop::NotWalked));
     }
 
     #[test]
     fn an_open_gap_lends_its_stack_to_the_earlier_ones_of_its_syscall() {
         let mut join = GapJoin::default();
         join.join(vec![record(RecordKind::Gap, 5, 1, user_stack::AT_EXIT, &[])]);
-        let whole = join.complete_open(5, 2, &UserPart::Taken(vec![3]));
+        let whole = join.complete_open(5, 2, &UserPart::Taken(vec![3], Stop::NotWalked));
         assert_eq!(whole.len(), 1);
-        assert_eq!(whole[0].user, UserPart::Taken(vec![3]));
+        assert_eq!(whole[0].user, UserPart::Taken(vec![3], Stop::NotWalked));
         assert!(join.finish().is_empty());
     }
 

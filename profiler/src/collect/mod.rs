@@ -21,8 +21,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use profiler_ebpf::Part;
-use rustc_hash::FxHashMap;
+use profiler_ebpf::{Part, unwind::Stop};
+use rustc_hash::{FxHashMap, FxHashSet};
 use thiserror::Error;
 
 use crate::{
@@ -33,7 +33,7 @@ use crate::{
         Counter, Event, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordKind,
         filter,
     },
-    process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, walk_thread},
+    process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, UnwinderOptions},
     profile::{OffCpuReason, Profile},
     symbol::{self, SymbolError, Symbolizer},
 };
@@ -47,6 +47,9 @@ const WINDOW: Duration = Duration::from_secs(20);
 /// How long names of containers are waited for, before filters are checked and at the end.
 const NAMES_AT_START: Duration = Duration::from_millis(1500);
 const NAMES_AT_END: Duration = Duration::from_millis(1500);
+
+/// How long the unwind tables of what runs already are waited for.
+const TABLES_AT_START: Duration = Duration::from_millis(2000);
 
 /// What to collect, and of whom.
 #[derive(Debug, Clone)]
@@ -155,7 +158,7 @@ impl Collection {
             resolver.settle(NAMES_AT_START);
             options.selection.check(&resolver.describe_all())?;
         }
-        let kernel = Kernel::start(KernelOptions {
+        let mut kernel = Kernel::start(KernelOptions {
             frequency_hz: options.on_cpu.then_some(options.frequency_hz),
             off_cpu: options.off_cpu,
             syscalls: options.syscalls,
@@ -174,6 +177,11 @@ impl Collection {
             tiny_maps: options.tiny_maps,
         })?;
         symbolizer.warm_up()?;
+        if let Some(maps) = kernel.take_unwind_maps() {
+            let first = options.processes.iter().copied().map(Pid).collect();
+            tracker.unwind(maps, UnwinderOptions::default(), first, TABLES_AT_START)?;
+        }
+        kernel.begin()?;
         let mut this = Self {
             start_ns: kernel.window_start_ns(),
             end_ns: u64::MAX,
@@ -251,8 +259,10 @@ impl Collection {
     fn end_window(&mut self) -> Result<(), CollectError> {
         self.window_began = Instant::now();
         let mut window = self.kernel.end_window()?;
-        for record in std::mem::take(&mut window.open_gaps) {
-            self.account_open_gap(record);
+        let open_gaps = std::mem::take(&mut window.open_gaps);
+        let stacks = self.walk_open_gaps(&open_gaps)?;
+        for (record, user) in open_gaps.into_iter().zip(stacks) {
+            self.account_open_gap(record, user);
         }
         self.stacks.locate(&self.tracker)?;
         if !window.grace_by_kernel && self.windows.is_empty() {
@@ -334,9 +344,10 @@ impl Collection {
     fn take_records(&mut self) -> Result<(), CollectError> {
         let mut batches = Vec::new();
         self.kernel.drain_records(|batch| batches.push(batch));
+        self.want_unwinding(batches.iter().flatten())?;
         for batch in batches {
             let (samples, gaps): (Vec<Record>, Vec<Record>) =
-                batch.into_iter().partition(|record| record.header.kind == RecordKind::OnCpu as u16);
+                batch.into_iter().partition(|record| record.header.kind == RecordKind::OnCpu as u8);
             for record in samples {
                 self.account_sample(record);
             }
@@ -345,6 +356,17 @@ impl Collection {
             }
         }
         self.stacks.locate(&self.tracker)?;
+        Ok(())
+    }
+
+    /// Processes whose stacks could not be walked for want of their mappings or tables are to get them.
+    fn want_unwinding<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Result<(), CollectError> {
+        let wanting = |record: &Record| is_for_want(Stop::from_number(record.header.user_stop));
+        let pids: FxHashSet<Pid> =
+            records.filter(|record| wanting(record)).map(|record| Pid(record.header.pid)).collect();
+        if !pids.is_empty() {
+            self.tracker.tell(move |table| table.want_unwinding(pids))?;
+        }
         Ok(())
     }
 
@@ -357,7 +379,7 @@ impl Collection {
 
     fn account_sample(&mut self, record: Record) {
         let owner = self.owner(&record);
-        let user = gaps::user_part(record.header.user_bytes, &record.user);
+        let user = gaps::user_part(&record);
         let stack = self.stacks.intern(record.header.pid, record.header.time_ns, record.kernel, user);
         *self.on_cpu.entry((owner, stack)).or_default() += 1;
     }
@@ -377,34 +399,54 @@ impl Collection {
         share_inside(header.gap_start_ns, header.time_ns, self.start_ns, self.end_ns)
     }
 
-    fn account_open_gap(&mut self, record: Record) {
+    /// The user stacks of threads that were still waiting when the window ended. A thread that has not moved since the last
+    /// window has the stack it had.
+    fn walk_open_gaps(&mut self, records: &[Record]) -> Result<Vec<UserPart>, CollectError> {
+        let mut parts = Vec::with_capacity(records.len());
+        let mut moved = Vec::new();
+        for record in records {
+            let known = if record.header.ip == 0 {
+                Some(UserPart::None)
+            } else {
+                self.rotation.known_stack(&record.header)
+            };
+            if known.is_none() {
+                moved.push((parts.len(), record.header));
+            }
+            parts.push(known.unwrap_or(UserPart::Missing("moved_on")));
+        }
+        let walked = self.tracker.call(move |table| {
+            moved
+                .into_iter()
+                .filter_map(|(at, header)| {
+                    let registers = Registers { ip: header.ip, sp: header.sp, bp: header.fp };
+                    let stack = table.walk_thread(Pid(header.pid), registers);
+                    is_still_there(&header).then_some((at, header, UserPart::Taken(stack.addresses, stack.stop)))
+                })
+                .collect::<Vec<_>>()
+        })?;
+        let mut wanting = Vec::new();
+        for (at, header, user) in walked {
+            match &user {
+                UserPart::Taken(_, stop) if is_for_want(*stop) => wanting.push(Pid(header.pid)),
+                _ => self.rotation.remember_stack(&header, &user),
+            }
+            parts[at] = user;
+        }
+        if !wanting.is_empty() {
+            self.tracker.tell(move |table| table.want_unwinding(wanting))?;
+        }
+        Ok(parts)
+    }
+
+    fn account_open_gap(&mut self, record: Record, user: UserPart) {
         let header = record.header;
-        let user = if header.ip == 0 {
-            UserPart::None
-        } else {
-            self.user_stack_of_open_gap(&header)
-        };
         for gap in self.gaps.complete_open(header.tid, header.sequence, &user) {
             self.account_gap(gap);
         }
         let owner = self.owner(&record);
         let stack = self.stacks.intern(header.pid, header.time_ns, record.kernel, user);
         self.add_parts(&owner, stack, &header, 1.0);
-    }
-
-    /// A thread that has not moved since the last window has the stack it had.
-    fn user_stack_of_open_gap(&mut self, header: &crate::kernel::RecordHeader) -> UserPart {
-        if let Some(user) = self.rotation.known_stack(header) {
-            return user;
-        }
-        let registers = Registers { ip: header.ip, sp: header.sp, bp: header.fp };
-        let stack = walk_thread(Pid(header.pid), registers);
-        if !is_still_there(header) {
-            return UserPart::Missing("moved_on");
-        }
-        let user = UserPart::Taken(stack.addresses);
-        self.rotation.remember_stack(header, &user);
-        user
     }
 
     fn add_parts(&mut self, owner: &Owner, stack: RawStackId, header: &crate::kernel::RecordHeader, weight: f64) {
@@ -441,6 +483,11 @@ impl SamplesSoFar {
         self.said_lost += more;
         more
     }
+}
+
+/// Whether a walk ended for want of what userspace lays out for it.
+fn is_for_want(stop: Stop) -> bool {
+    matches!(stop, Stop::NoProcess | Stop::NoMapping | Stop::NoTable | Stop::NoRoom)
 }
 
 /// The share of [`from`, `to`] that lies in [`start`, `end`].

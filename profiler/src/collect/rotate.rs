@@ -124,7 +124,7 @@ impl Collection {
         let mut next = Vec::new();
         for batch in batches {
             let (samples, gaps): (Vec<Record>, Vec<Record>) =
-                batch.into_iter().partition(|record| record.header.kind == RecordKind::OnCpu as u16);
+                batch.into_iter().partition(|record| record.header.kind == RecordKind::OnCpu as u8);
             for record in samples {
                 self.account_sample(record);
             }
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_wait_that_goes_on_keeps_its_stack_and_another_wait_does_not_get_it() {
         let mut rotation = Rotation::default();
-        let user = UserPart::Taken(vec![1, 2]);
+        let user = UserPart::Taken(vec![1, 2], Stop::End);
         rotation.remember_stack(&header(4, 50), &user);
         assert_eq!(rotation.known_stack(&header(4, 50)), None, "it is of the window that is ending");
         rotation.next_window();

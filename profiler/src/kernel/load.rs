@@ -12,7 +12,7 @@ use aya::{
 };
 use profiler_ebpf::{
     CONTAINER_FIRST, Control, Counter, CpuState, LedgerRow, Offsets, Settings, map, record::RING_BYTES,
-    settings::iterate, syscall::SYSCALLS,
+    settings::iterate, syscall::SYSCALLS, unwind::rule::RULES, unwind::storage::TABLES,
 };
 
 use super::{
@@ -28,6 +28,7 @@ use super::{
     records::Rings,
     sampler::Sampler,
     syscalls,
+    unwind::UnwindMaps,
 };
 
 /// The compiled programs.
@@ -82,7 +83,7 @@ impl Sizes {
 }
 
 impl Kernel {
-    /// Loads and attaches the programs, gives every thread its slot, and begins the first window.
+    /// Loads and attaches the programs and gives every thread its slot. Nothing is recorded until [`Self::begin`].
     pub fn start(options: KernelOptions) -> Result<Self, KernelError> {
         check_lockdown()?;
         let types = KernelTypes::of_running_kernel()?;
@@ -118,6 +119,7 @@ impl Kernel {
         let events = RingBuf::try_from(maps.take(map::EVENTS)?).map_err(|error| wrong(map::EVENTS, &error))?;
         let waited_behind =
             HashMap::try_from(maps.take(map::WAITED_BEHIND)?).map_err(|error| wrong(map::WAITED_BEHIND, &error))?;
+        let unwind = if unwinds_by_tables() { Some(maps.unwind()?) } else { None };
         let given = HashMap::try_from(maps.take(map::CONTAINERS)?).map_err(|error| wrong(map::CONTAINERS, &error))?;
         let ready =
             Queue::try_from(maps.take(map::CONTAINER_FREE)?).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
@@ -138,6 +140,7 @@ impl Kernel {
             events,
             indices,
             waited_behind,
+            unwind,
             log,
             map_bytes,
             costs: Costs::default(),
@@ -147,14 +150,25 @@ impl Kernel {
         };
         kernel.learn_timers()?;
         kernel.give_slots()?;
-        kernel.begin_first_window()?;
-        // Only now, so that every sample and every period due belongs to the window.
-        if let Some(frequency_hz) = kernel.options.frequency_hz {
-            let program: &mut PerfEvent = typed(&mut kernel.ebpf, "cpu_clock")?;
-            let program = program.fd().map_err(|error| failed("attach", "cpu_clock", error))?.as_fd();
-            kernel.sampler = Some(Sampler::start(program, frequency_hz)?);
-        }
         Ok(kernel)
+    }
+
+    /// Begins the first window.
+    pub fn begin(&mut self) -> Result<(), KernelError> {
+        self.begin_first_window()?;
+        // Only now, so that every sample and every period due belongs to the window.
+        if let Some(frequency_hz) = self.options.frequency_hz {
+            let program: &mut PerfEvent = typed(&mut self.ebpf, "cpu_clock")?;
+            let program = program.fd().map_err(|error| failed("attach", "cpu_clock", error))?.as_fd();
+            self.sampler = Some(Sampler::start(program, frequency_hz)?);
+        }
+        Ok(())
+    }
+
+    /// The maps that user stacks are walked by, to be laid out before [`Self::begin`]; none where the kernel is too old (before
+    /// 5.17, which has no loops of calls) and stacks are walked by frame pointers. Gone once taken.
+    pub fn take_unwind_maps(&mut self) -> Option<UnwindMaps> {
+        self.unwind.take()
     }
 
     /// Shows the programs a timer, by which they tell others'.
@@ -292,6 +306,8 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         syscalls: options.syscalls.into(),
         filter_containers: options.filter_containers.into(),
         filter_processes: (!options.processes.is_empty()).into(),
+        unwind: unwinds_by_tables().into(),
+        reserved: 0,
     };
     let classes = syscalls::classes();
     let log_level = if options.kernel_log { u8::MAX } else { 0 };
@@ -316,6 +332,8 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         .map_max_entries(map::OFF_CPU_RINGS, sizes.cpus)
         .map_max_entries(map::SYSCALL_RINGS, sizes.cpus)
         .map_max_entries(map::COUNTERS, sizes.cpus)
+        .map_max_entries(map::UNWIND_TABLES, TABLES)
+        .map_max_entries(map::UNWIND_RULES, RULES as u32)
         .load(OBJECT)
         .map_err(load_failed)?;
     Ok((ebpf, btf))
@@ -378,6 +396,20 @@ impl Maps<'_> {
         }
     }
 
+    /// What user stacks are walked by.
+    fn unwind(&mut self) -> Result<UnwindMaps, KernelError> {
+        let segments = match self.get(map::UNWIND_SEGMENTS)? {
+            Map::ArrayOfMaps(data) => data.fd().as_fd().try_clone_to_owned(),
+            _ => Err(io::Error::other("not an array of maps")),
+        }
+        .map_err(|source| KernelError::Map { map: map::UNWIND_SEGMENTS, source })?;
+        let tables = self.array(map::UNWIND_TABLES, TABLES as usize)?;
+        let rules = self.array(map::UNWIND_RULES, RULES)?;
+        let processes = HashMap::try_from(self.take(map::UNWIND_PROCESSES)?)
+            .map_err(|error| wrong(map::UNWIND_PROCESSES, &error))?;
+        Ok(UnwindMaps::new(segments, processes, tables, rules))
+    }
+
     /// Puts in what the programs expect to find.
     fn fill(&mut self, options: &KernelOptions, sizes: Sizes) -> Result<(), KernelError> {
         let mut ready: Queue<_, u32> =
@@ -392,6 +424,14 @@ impl Maps<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the running kernel has what the walk by tables is made of: `bpf_loop`, from 5.17 on.
+fn unwinds_by_tables() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|digits| digits.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 17)
 }
 
 fn no_such_map(map: &'static str) -> KernelError {

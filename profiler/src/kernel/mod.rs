@@ -1,6 +1,7 @@
 //! Kernel programs in, raw windows out: load, attach, drain. The only room that knows aya.
 //!
-//! [`Kernel::start`] loads the programs with the running kernel's offsets, gives every thread its slot and begins a window.
+//! [`Kernel::start`] loads the programs with the running kernel's offsets and gives every thread its slot;
+//! [`Kernel::begin`] begins a window.
 //! While it runs, [`Kernel::drain_records`] and [`Kernel::drain_events`] take what has gathered;
 //! [`Kernel::end_window`] flips to the other generation, waits until no program writes to the old one, settles what is
 //! still open and returns the whole window.
@@ -21,6 +22,7 @@ mod records;
 mod sampler;
 pub mod sys;
 pub mod syscalls;
+mod unwind;
 
 pub use drain::{LedgerAccount, RawWindow, SyscallAccount};
 pub use error::KernelError;
@@ -28,6 +30,7 @@ pub use load::EmptyPrograms;
 pub use offsets::HierarchyKind;
 pub use profiler_ebpf::{Counter, Event, EventKind, RecordHeader, RecordKind, settings::filter};
 pub use records::Record;
+pub use unwind::UnwindMaps;
 
 use std::time::Duration;
 
@@ -96,6 +99,8 @@ pub struct Kernel {
     events: RingBuf<MapData>,
     indices: Indices,
     waited_behind: HashMap<MapData, u64, u64>,
+    /// Until they are taken.
+    unwind: Option<UnwindMaps>,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     /// Memory of all maps in bytes, as the kernel accounts it.
     map_bytes: u64,

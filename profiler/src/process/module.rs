@@ -189,6 +189,11 @@ impl Modules {
         module
     }
 
+    /// Every module in use.
+    pub fn ids(&self) -> impl Iterator<Item = ModuleId> + '_ {
+        self.by_file.values().map(|(module, _)| module.id)
+    }
+
     /// Forgets the files that could not be opened and that nobody asks for any more.
     pub fn forget_unopened(&mut self) {
         self.by_file.retain(|_, (module, _)| module.file.is_some() || Arc::strong_count(module) > 1);

@@ -7,13 +7,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::mappings::{Mapping, MappingKind, Mappings, parse_line};
 use super::module::{FileIdentity, Module, ModuleCounters, Modules};
 use super::perf_map::{PerfMapFile, PerfMapRefusal, PerfMaps};
 use super::sideband::{Event, What};
-use super::{FileOffset, Leaf, Location, Pid, Tid, lookup_addresses, monotonic_ns};
+use super::walk::{Ask, Unwinder, UnwinderCounters};
+use super::{
+    FileOffset, FramePointers, Leaf, Location, ModuleId, Pid, Registers, Tid, UserStack, lookup_addresses,
+    monotonic_ns, walk_thread,
+};
 
 /// A process's start time is compared at most this often.
 const CHECK_INTERVAL_NS: u64 = 1_000_000_000;
@@ -93,6 +97,10 @@ struct Stat {
     command: Arc<str>,
     parent: Pid,
     start_ticks: u64,
+    /// CPU time used, in ticks.
+    cpu_ticks: u64,
+    /// Whether it waits only to be reaped.
+    is_over: bool,
 }
 
 /// What becomes of known mappings where `/proc/PID/maps` shows others.
@@ -115,6 +123,12 @@ pub struct ProcessTable {
     events_lost_told: u64,
     /// Events were lost at this time: mappings read before may be out of date.
     distrusted_ns: u64,
+    /// What user stacks are walked by, where the kernel can.
+    unwinder: Option<Unwinder>,
+    /// Processes whose mappings are to be told to the unwinder, and whether they are about to run.
+    changed: FxHashMap<Pid, Ask>,
+    /// Processes that ended.
+    ended: FxHashSet<Pid>,
 }
 
 impl ProcessTable {
@@ -127,6 +141,9 @@ impl ProcessTable {
             next_perf_map: 0,
             events_lost_told: 0,
             distrusted_ns: 0,
+            unwinder: None,
+            changed: FxHashMap::default(),
+            ended: FxHashSet::default(),
         }
     }
 
@@ -258,6 +275,7 @@ impl ProcessTable {
             perf_map_tried_ns: 0,
         };
         self.begin_life(child, life);
+        self.change(child, Ask::Now);
     }
 
     /// A process became another program: its mappings are gone.
@@ -282,6 +300,7 @@ impl ProcessTable {
             life.perf_map_tried_ns = 0;
             life.read_ns = 0;
         }
+        self.change(pid, Ask::Now);
     }
 
     /// A thread took a name; the main thread's is the process's.
@@ -306,12 +325,17 @@ impl ProcessTable {
                 self.look_for_perf_map(pid, monotonic_ns());
             }
         }
+        self.change(pid, Ask::Now);
     }
 
     /// A process ended. What was learnt of it stays until [`Self::forget_dead`].
     pub fn exit(&mut self, pid: Pid, at_ns: u64) {
         if let Some(life) = self.living(pid) {
             life.end_ns = Some(at_ns);
+        }
+        if self.unwinder.is_some() {
+            self.changed.remove(&pid);
+            self.ended.insert(pid);
         }
     }
 
@@ -380,6 +404,98 @@ impl ProcessTable {
         self.life_at(pid, at_ns).and_then(|life| life.images_from(at_ns).next()).map(|image| image.command.clone())
     }
 
+    /// From now on mappings are told to an unwinder. Tables of what runs already are built in the order of need: those of `first`,
+    /// then of those that use most CPU for their age.
+    pub(super) fn set_unwinder(&mut self, unwinder: Unwinder, first: &[Pid]) {
+        self.unwinder = Some(unwinder);
+        let known: Vec<Pid> = self.lives.keys().copied().collect();
+        known.into_iter().for_each(|pid| self.change(pid, Ask::Later));
+        self.tell_unwinder();
+        let mut programs: Vec<(bool, u64, Arc<Mappings>)> = Vec::new();
+        for (pid, lives) in &self.lives {
+            let Some(life) = lives.last().filter(|life| life.end_ns.is_none()) else { continue };
+            let Some(image) = life.current().filter(|image| !image.mappings.is_empty()) else { continue };
+            let Some(stat) = read_stat(*pid) else { continue };
+            let age_ms = monotonic_ns().saturating_sub(life.start_ns) / 1_000_000 + 1;
+            let rate = stat.cpu_ticks.saturating_mul(1_000_000) / age_ms;
+            programs.push((first.contains(pid), rate, image.mappings.clone()));
+        }
+        programs.sort_by_key(|(first, rate, _)| std::cmp::Reverse((*first, *rate)));
+        if let Some(unwinder) = &mut self.unwinder {
+            unwinder.build_ahead(programs.into_iter().map(|(.., mappings)| mappings));
+        }
+    }
+
+    /// Notes that a process's mappings changed.
+    fn change(&mut self, pid: Pid, ask: Ask) {
+        if self.unwinder.is_some() {
+            let known = self.changed.entry(pid).or_insert(ask);
+            if ask == Ask::Now {
+                *known = Ask::Now;
+            }
+        }
+    }
+
+    /// Tells the unwinder what changed, and lets it take in what was built.
+    pub(super) fn tell_unwinder(&mut self) {
+        let Some(unwinder) = &mut self.unwinder else { return };
+        for (pid, ask) in self.changed.drain() {
+            let life = self.lives.get(&pid).and_then(|lives| lives.last()).filter(|life| life.end_ns.is_none());
+            if let Some(image) = life.and_then(Life::current) {
+                self.ended.remove(&pid);
+                unwinder.publish(pid, &image.mappings, ask);
+            }
+        }
+        unwinder.work();
+    }
+
+    /// Forgets, of what the unwinder was told, what is no longer true. To be called about once a second.
+    pub(super) fn tidy_unwinder(&mut self) {
+        let Some(unwinder) = &mut self.unwinder else { return };
+        // The main thread may end before the others: then the process still has its place in /proc.
+        self.ended.retain(|pid| {
+            let over = read_stat(*pid).is_none_or(|stat| stat.is_over);
+            if over {
+                unwinder.forget(*pid);
+            }
+            !over
+        });
+        let alive: FxHashSet<ModuleId> = self.modules.ids().collect();
+        unwinder.tidy(|module| alive.contains(&module));
+    }
+
+    /// Processes were seen to run whose mappings, or their files' tables, were not there.
+    pub fn want_unwinding(&mut self, pids: impl IntoIterator<Item = Pid>) {
+        for pid in pids {
+            self.observe(pid);
+            self.reread_if_distrusted(pid);
+            self.change(pid, Ask::Now);
+            self.tell_unwinder();
+            let life = self.lives.get(&pid).and_then(|lives| lives.last());
+            if let (Some(image), Some(unwinder)) = (life.and_then(Life::current), &mut self.unwinder) {
+                unwinder.want(&image.mappings);
+            }
+        }
+    }
+
+    /// Whether tables are being built.
+    pub fn is_building_tables(&self) -> bool {
+        self.unwinder.as_ref().is_some_and(Unwinder::is_building)
+    }
+
+    /// What the unwinder did, and the memory of everything that it takes in bytes, if there is one.
+    pub fn unwinder_counters(&self) -> Option<(UnwinderCounters, u64)> {
+        self.unwinder.as_ref().map(|unwinder| (unwinder.counters(), unwinder.bytes()))
+    }
+
+    /// Walks the stack of a thread that sleeps: by tables, or by frame pointers where there is no unwinder.
+    pub fn walk_thread(&mut self, pid: Pid, registers: Registers) -> UserStack {
+        match &self.unwinder {
+            Some(unwinder) => unwinder.walk(pid, registers),
+            None => walk_thread(pid, registers, &mut FramePointers),
+        }
+    }
+
     /// Where the frames of a user stack lead; `addresses` are leaf first, and so is the answer.
     pub fn normalize_stack(&mut self, pid: Pid, addresses: &[u64], leaf: Leaf, at_ns: Option<u64>) -> Vec<Location> {
         lookup_addresses(addresses, leaf).map(|address| self.normalize(pid, address, at_ns)).collect()
@@ -411,7 +527,13 @@ impl ProcessTable {
         let offset = address - mapping.start + mapping.offset;
         let (perf_maps, tried) = (life.perf_maps.clone(), life.perf_map_tried_ns);
         Some(match &mapping.kind {
-            MappingKind::Module(module) => Location::Module { module: module.clone(), offset: FileOffset(offset) },
+            MappingKind::Module(module) => {
+                let module = module.clone();
+                if let Some(unwinder) = &mut self.unwinder {
+                    unwinder.touch(module.id());
+                }
+                Location::Module { module, offset: FileOffset(offset) }
+            }
             MappingKind::Vdso => Location::Vdso { offset: address - mapping.start },
             MappingKind::Anonymous => {
                 let now = monotonic_ns();
@@ -490,6 +612,8 @@ impl ProcessTable {
         if let Some(image) = self.living(pid).and_then(|life| life.images.last_mut()) {
             image.mappings = mappings;
         }
+        // Of those about to run events tell; the others are asked for when they are seen to.
+        self.change(pid, Ask::Later);
         if anonymous {
             self.look_for_perf_map(pid, now);
         }
@@ -543,9 +667,14 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let close = stat.iter().rposition(|byte| *byte == b')')?;
     let command = String::from_utf8_lossy(stat.get(open + 1..close)?).into();
     let mut fields = str::from_utf8(stat.get(close + 1..)?).ok()?.split_ascii_whitespace();
-    let parent = Pid(fields.nth(1)?.parse().ok()?);
-    let start_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Stat { command, parent, start_ticks })
+    let dead = matches!(fields.next()?, "Z" | "X");
+    let parent = Pid(fields.next()?.parse().ok()?);
+    let user: u64 = fields.nth(9)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let threads: u64 = fields.nth(4)?.parse().ok()?;
+    let start_ticks = fields.nth(1)?.parse().ok()?;
+    let cpu_ticks = user.saturating_add(system);
+    Some(Stat { command, parent, start_ticks, cpu_ticks, is_over: dead && threads <= 1 })
 }
 
 /// Start time by the monotonic clock; `/proc` counts ticks of the clock that runs through suspend.
