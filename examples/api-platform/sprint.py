@@ -22,7 +22,7 @@ from load import JMeter, Locust, edge_hits, redis_hits
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-TARGET = os.path.join(ROOT, os.environ.get("CARGO_TARGET_DIR", "target"))
+TARGET = os.path.join(ROOT, os.environ.get("CARGO_TARGET_DIR") or "target")
 RELEASE = f"{TARGET}/release"
 WORK = f"{TARGET}/api-platform/work"
 PROFILER = os.environ.get("PROFILER_BIN", f"{RELEASE}/profiler")

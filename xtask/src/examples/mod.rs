@@ -26,7 +26,7 @@ use judge::Verdict;
 use language::{Builder, Runnable};
 use report::Recording;
 use score::{Run, Score};
-use stage::{Actor, Figures, Limits};
+use stage::{Actor, Figures, Limits, Precedence};
 use truth::{Companion, Gain, Program};
 
 /// Seconds that a program works longer than it is recorded: the profiler takes a while to attach.
@@ -85,6 +85,7 @@ impl Examples {
         ensure!(profiler.is_file(), "{} is missing: run `cargo xtask build`", profiler.display());
         ensure!(self.duration >= 1.0, "a recording shorter than a second says little: give --duration 1 or more");
         let suite = Suite::build(self, &programs, profiler)?;
+        let _precedence = Precedence::take()?;
         let mut runs = Vec::new();
         for _ in 0..self.repetitions {
             for scene in &self.scenes {
