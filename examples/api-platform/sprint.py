@@ -9,6 +9,7 @@ Ends with 0 when done, 3 when a criterion is not met, 1 when something failed.""
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -29,8 +30,8 @@ PROFILER = os.environ.get("PROFILER_BIN", f"{RELEASE}/profiler")
 REDIS = range(7601, 7607)
 ROUNDS = [
     ("as-it-was", [], "what sprint 12 found"),
-    ("rank-once", ["--rank-once"], "offers are ranked once a product, not once a request"),
-    ("own-clients", ["--rank-once", "--own-clients"], "each connection has its own client of the cache, no lock"),
+    ("own-clients", ["--own-clients"], "each connection has its own client of the cache, no lock"),
+    ("rank-once", ["--own-clients", "--rank-once"], "offers are ranked once a product, not once a request"),
     ("ask-together", ["--rank-once", "--own-clients", "--ask-together"], "one question to each master, not one an offer"),
 ]
 
@@ -88,7 +89,7 @@ class Platform:
 def profile(docker, name, seconds):
     """Records the API; returns the recording's path and its report."""
     recording = f"{WORK}/{name}.profile"
-    call(PROFILER, "record", "--duration", f"{seconds}s", "--container", "api", "--runtime-socket",
+    call("nice", "-n", "-10", PROFILER, "record", "--duration", f"{seconds}s", "--container", "api", "--runtime-socket",
          f"unix://{docker.socket}", "--output", recording)
     report = json.loads(call(PROFILER, "report", "--format", "json", recording))
     call(PROFILER, "flamegraph", "--kind", "wall", "--output", f"{WORK}/{name}.svg", recording)
@@ -110,6 +111,11 @@ def describe(report):
     return targets, lines or ["    no target is ranked"], waits
 
 
+def edge_requests():
+    with open(f"{WORK}/nginx/access.log") as lines:
+        return sum(1 for _ in lines)
+
+
 class Sprint:
     def __init__(self, options):
         self.options = options
@@ -122,10 +128,11 @@ class Sprint:
         found = {}
 
         def record():
-            # Once everybody has arrived, and until shortly before they leave.
-            time.sleep(3)
             try:
-                found["recording"], found["report"] = profile(docker, name, max(3, seconds - 6))
+                # Once everybody has arrived, and until shortly before they leave.
+                seen = edge_requests()
+                wait_for("requests arrive", lambda: edge_requests() > seen + self.options.users)
+                found["recording"], found["report"] = profile(docker, name, max(3, seconds - 7))
             except (RuntimeError, ValueError) as error:
                 found["error"] = error
 
@@ -237,6 +244,8 @@ def main():
     for path in (PROFILER, f"{RELEASE}/api-service"):
         if not os.path.exists(path):
             sys.exit(f"sprint.py: {path} is missing: run `make build` beside it")
+    # Told to end, the containers are ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         met = run(options)
     except (RuntimeError, OSError) as error:

@@ -30,7 +30,7 @@ use stage::{Actor, Figures, Limits, Precedence};
 use truth::{Companion, Gain, Program};
 
 /// Seconds that a program works longer than it is recorded: the profiler takes a while to attach.
-const MARGIN: f64 = 3.0;
+const MARGIN: f64 = 5.0;
 
 /// What else runs while a program is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -187,6 +187,13 @@ impl<'a> Suite<'a> {
         for (built, act) in cast.iter().zip(acts) {
             let truth = &built.program.truth;
             let neighbour = act.neighbour.as_ref().map(Actor::container);
+            let recorded = report.containers.iter().any(|entry| entry.name == act.actor.container());
+            ensure!(
+                recorded,
+                "{} is not in its recording {}: the profiler attached too late",
+                built.program.name,
+                file.display()
+            );
             let mut verdict = judge::judge(truth, act.actor.container(), neighbour, &report);
             let figures = act.finish(&built.program.name)?;
             if let Some(gain) = truth.gain.filter(|_| self.with_fix) {
