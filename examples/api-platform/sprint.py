@@ -12,8 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 import urllib.request
 
 import yaml
@@ -99,16 +97,31 @@ def next_fix(targets, done):
     return left[0], "no target asks for any of the changes left"
 
 
-def profile(docker, name, seconds):
-    """Records the API; returns the recording's path and its report."""
-    recording = f"{WORK}/{name}.profile"
-    # By id, since a busy runtime may be slow to tell names.
-    number = docker("inspect", "--format", "{{.Id}}", "api")[:12]
-    call("nice", "-n", "-10", PROFILER, "record", "--duration", f"{seconds}s", "--container", number, "--runtime-socket",
-         f"unix://{docker.socket}", "--output", recording)
-    report = json.loads(call(PROFILER, "report", "--format", "json", recording))
-    call(PROFILER, "flamegraph", "--kind", "wall", "--output", f"{WORK}/{name}.svg", recording)
-    return recording, report, ("api", number)
+class Recording:
+    """A recording of the API that begins before the load does and lasts as long: a busy host attaches late."""
+
+    def __init__(self, docker, name, seconds):
+        # By id, since a busy runtime may be slow to tell names.
+        self.number = docker("inspect", "--format", "{{.Id}}", "api")[:12]
+        self.path, self.picture = f"{WORK}/{name}.profile", f"{WORK}/{name}.svg"
+        self.recorder = subprocess.Popen(
+            ["nice", "-n", "-10", PROFILER, "record", "--duration", f"{seconds}s", "--container", self.number,
+             "--runtime-socket", f"unix://{docker.socket}", "--output", self.path], stderr=subprocess.PIPE, text=True)
+        said = []
+        for line in self.recorder.stderr:
+            said.append(line)
+            if line.startswith("recording"):
+                return
+        raise RuntimeError(f"the profiler did not begin to record: {''.join(said).strip()}")
+
+    def finish(self):
+        """The report, and the names that the API has in it."""
+        said = self.recorder.communicate()[1]
+        if self.recorder.returncode:
+            raise RuntimeError(f"the profiler ended with {self.recorder.returncode}: {said.strip()}")
+        report = json.loads(call(PROFILER, "report", "--format", "json", self.path))
+        call(PROFILER, "flamegraph", "--kind", "wall", "--output", self.picture, self.path)
+        return report, ("api", self.number)
 
 
 def verdict(before, after, work_before, work_after):
@@ -126,11 +139,6 @@ def describe(report, names):
     return targets, lines or ["    no target is ranked"], waits
 
 
-def edge_requests():
-    with open(f"{WORK}/nginx/access.log") as lines:
-        return sum(1 for _ in lines)
-
-
 class Sprint:
     def __init__(self, options):
         self.options = options
@@ -140,28 +148,14 @@ class Sprint:
         name = flags[-1].removeprefix("--") if flags else "as-it-was"
         docker, seconds = platform.docker, self.options.seconds
         platform.start_api(flags)
-        found = {}
-
-        def record():
-            try:
-                # Once everybody has arrived, and until shortly before they leave.
-                seen = edge_requests()
-                wait_for("requests arrive", lambda: edge_requests() > seen + self.options.users)
-                found["recording"], found["report"], found["names"] = profile(docker, name, max(3, seconds - 7))
-            except (RuntimeError, ValueError) as error:
-                found["error"] = error
-
-        recorder = threading.Thread(target=record)
+        recording = Recording(docker, name, seconds + 4)
         cpu = docker.cpu_seconds("api")
-        recorder.start()
         figures = self.locust.run(docker, name, self.options.users, seconds)
-        recorder.join()
-        if "error" in found:
-            raise RuntimeError(f"round {len(flags)}: {found['error']}")
         figures["cpu_ms"] = (docker.cpu_seconds("api") - cpu) * 1000 / max(1, figures["requests"])
+        report, names = recording.finish()
         docker.remove("api")
-        targets, lines, waits = describe(found["report"], found["names"])
-        figures |= {"name": name, "recording": found["recording"], "targets": targets, "ledger": waits}
+        targets, lines, waits = describe(report, names)
+        figures |= {"name": name, "recording": recording.path, "targets": targets, "ledger": waits}
         print(f"\nround {len(flags)}: {name} ({why})\n  {figures['requests']} requests, {figures['rate']:.0f} a second, "
               f"p50 {figures['p50']:.0f} ms, p95 {figures['p95']:.0f} ms, {figures['cpu_ms']:.2f} ms CPU a request")
         print(f"  ledger of the API: {waits}\n  the profiler says:", *lines, sep="\n" if lines else "")
