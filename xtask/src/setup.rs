@@ -81,8 +81,7 @@ pub struct Setup {
 impl Setup {
     /// Runs the command.
     pub fn run(&self) -> Result<()> {
-        let all =
-            self.all || !(self.ebpf || self.containers || self.vm || self.daemon || self.bench || self.examples);
+        let all = self.all || !(self.ebpf || self.containers || self.vm || self.daemon || self.bench || self.examples);
         let wanted = [
             (self.containers, CONTAINERS),
             (self.vm, VM),

@@ -11,8 +11,8 @@ mod machine;
 mod rotate;
 mod stacks;
 
-pub use machine::own_cpu_ns;
 pub use command::{CommandError, HeldCommand, Outcome, displayed};
+pub use machine::own_cpu_ns;
 
 use std::{
     collections::BTreeMap,
@@ -405,11 +405,8 @@ impl Collection {
         let mut parts = Vec::with_capacity(records.len());
         let mut moved = Vec::new();
         for record in records {
-            let known = if record.header.ip == 0 {
-                Some(UserPart::None)
-            } else {
-                self.rotation.known_stack(&record.header)
-            };
+            let known =
+                if record.header.ip == 0 { Some(UserPart::None) } else { self.rotation.known_stack(&record.header) };
             if known.is_none() {
                 moved.push((parts.len(), record.header));
             }
