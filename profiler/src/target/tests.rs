@@ -508,3 +508,18 @@ fn the_profilers_own_time_is_no_target() {
     planted.profile.overhead.agent_pid = 7;
     assert_eq!(planted.found(), []);
 }
+
+#[test]
+fn a_monitor_is_told_from_parking_by_who_calls_the_virtual_machine() {
+    let inside = format!("[libjvm.so+0x9]@libjvm.so > pthread_cond_wait@libc.so.6 > {FUTEX}");
+    let mut planted = Planted::new();
+    let sell = "void com.acme.Shop.sell(int)@[jit]";
+    planted.wait(OffCpuReason::Lock, &format!("{sell} > {inside}"), 9.0, 900.0).wait(
+        OffCpuReason::Lock,
+        &format!("{sell} > void java.util.concurrent.locks.LockSupport.park()@[jit] > {inside}"),
+        90.0,
+        9.0,
+    );
+    let target = planted.only(Kind::LockContention, sell.split('@').next().unwrap());
+    assert!((target.claims_s - 9.0).abs() < 1e-9);
+}
