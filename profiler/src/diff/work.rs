@@ -203,6 +203,7 @@ fn jmeter_xml(text: &str) -> Result<Work, String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
 

@@ -182,9 +182,8 @@ pub fn with_user(scene: &Scene<'_>, place: usize, group: Group, around: Around) 
         .collect();
     let sum: f64 = user.iter().map(|row| row.1).sum();
     let part = match around {
-        Around::All => 1.0,
         Around::AsMuch if sum > group.ns => group.ns / sum,
-        Around::AsMuch => 1.0,
+        Around::AsMuch | Around::All => 1.0,
     };
     for row in &mut user {
         row.1 *= part;

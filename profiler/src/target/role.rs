@@ -239,7 +239,7 @@ pub fn is_runtime_module(module: &str) -> bool {
 
 /// Whether the module is a shared library of others.
 pub fn is_library_module(module: &str) -> bool {
-    let shared = module.ends_with(".so") || module.contains(".so.");
+    let shared = module.rsplit('.').next() == Some("so") || module.contains(".so.");
     shared && (module.starts_with("lib") || module.starts_with("ld-") || module.contains(".cpython-"))
         || module.starts_with("ld-linux")
         || module.starts_with("ld-musl")
