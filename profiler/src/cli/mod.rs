@@ -8,6 +8,7 @@ mod bench_unwind_tables;
 mod completions;
 pub mod containers;
 mod daemon;
+mod diff;
 mod doctor;
 mod export;
 mod flamegraph;
@@ -42,6 +43,8 @@ enum Verb {
     Flamegraph(flamegraph::Args),
     /// Say where the time went: ledger, hottest functions, longest waits, system calls
     Report(report::Args),
+    /// Compare two recordings: what moved, and a verdict
+    Diff(diff::Args),
     /// Write a recording in another program's format: pprof, folded, speedscope, JSON
     Export(export::Args),
     /// List the containers of this host as the profiler sees them
@@ -121,6 +124,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Status> {
         Verb::Record(args) => record::run(&args),
         Verb::Flamegraph(args) => flamegraph::run(args),
         Verb::Report(args) => report::run(args),
+        Verb::Diff(args) => diff::run(&args),
         Verb::Export(args) => export::run(args),
         Verb::Containers(args) => containers::run(&args).map(|()| Status::Done),
         Verb::Completions(args) => completions::run(&args),

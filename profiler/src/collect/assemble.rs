@@ -110,6 +110,7 @@ impl Collection {
         for window in &self.windows {
             add_window(&mut containers, window);
         }
+        profile.on_cpu_by_second = std::mem::take(&mut self.by_second);
         self.add_on_cpu(&mut profile, &mut containers, &mut table, &mut owners, &named);
         self.add_off_cpu(&mut profile, &mut containers, &mut table, &mut owners, &named);
         profile.processes = owners.list;
