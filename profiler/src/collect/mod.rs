@@ -11,8 +11,8 @@ mod machine;
 mod rotate;
 mod stacks;
 
-pub use machine::own_cpu_ns;
 pub use command::{CommandError, HeldCommand, Outcome, displayed};
+pub use machine::own_cpu_ns;
 
 use std::{
     collections::BTreeMap,
@@ -379,11 +379,7 @@ impl Collection {
 
     fn account_open_gap(&mut self, record: Record) {
         let header = record.header;
-        let user = if header.ip == 0 {
-            UserPart::None
-        } else {
-            self.user_stack_of_open_gap(&header)
-        };
+        let user = if header.ip == 0 { UserPart::None } else { self.user_stack_of_open_gap(&header) };
         for gap in self.gaps.complete_open(header.tid, header.sequence, &user) {
             self.account_gap(gap);
         }

@@ -200,7 +200,11 @@ fn load(directory: &Path, history: &mut History, counters: &StorageCounters) -> 
 }
 
 /// An entry; `None` if it is too old.
-fn read(path: &Path, before: Option<&super::history::Summary>, history: &History) -> Result<Option<Entry>, RecordingError> {
+fn read(
+    path: &Path,
+    before: Option<&super::history::Summary>,
+    history: &History,
+) -> Result<Option<Entry>, RecordingError> {
     let length = fs::metadata(path)?.len();
     if length > recording::MAX_PAYLOAD_BYTES {
         return Err(RecordingError::TooLarge { bytes: length });
