@@ -30,6 +30,21 @@ pub const BENCH: Group =
     Group { name: "benchmark", packages: &["bpftool", "libbpf-tools", "bpftrace", "linux-perf", "busybox-static"] };
 /// What scrapes the daemon in the tests.
 pub const DAEMON: Group = Group { name: "scraper", packages: &["prometheus"] };
+/// What builds and runs the planted suite and the platform of examples/.
+pub const EXAMPLES: Group = Group {
+    name: "examples",
+    packages: &[
+        "gcc",
+        "golang-go",
+        "openjdk-17-jdk-headless",
+        "nodejs",
+        "python3.11",
+        "python3.11-venv",
+        "python3-yaml",
+        "redis-server",
+        "nginx-light",
+    ],
+};
 /// What reads coverage counters.
 pub const COVERAGE: Group = Group { name: "coverage", packages: &["llvm-22"] };
 
@@ -55,6 +70,9 @@ pub struct Setup {
     /// The tools that `cargo xtask bench` compares with.
     #[arg(long)]
     bench: bool,
+    /// The languages and servers of examples/.
+    #[arg(long)]
+    examples: bool,
     /// All of them (the default when none is named).
     #[arg(long)]
     all: bool,
@@ -63,8 +81,15 @@ pub struct Setup {
 impl Setup {
     /// Runs the command.
     pub fn run(&self) -> Result<()> {
-        let all = self.all || !(self.ebpf || self.containers || self.vm || self.daemon || self.bench);
-        let wanted = [(self.containers, CONTAINERS), (self.vm, VM), (self.daemon, DAEMON), (self.bench, BENCH)];
+        let all =
+            self.all || !(self.ebpf || self.containers || self.vm || self.daemon || self.bench || self.examples);
+        let wanted = [
+            (self.containers, CONTAINERS),
+            (self.vm, VM),
+            (self.daemon, DAEMON),
+            (self.bench, BENCH),
+            (self.examples, EXAMPLES),
+        ];
         for (asked, group) in wanted {
             if all || asked {
                 install(&group)?;

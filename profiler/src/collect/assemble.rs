@@ -63,6 +63,22 @@ struct NamedStack {
     has_user: bool,
     frames: u64,
     named: u64,
+    /// Frames without a name, by reason.
+    unnamed: BTreeMap<&'static str, u64>,
+}
+
+impl NamedStack {
+    /// Counts its frames as found in `count` samples of a container.
+    fn count_frames(&self, count: u64, coverage: &mut Coverage, container: &mut Container) {
+        coverage.frames_total += self.frames * count;
+        coverage.frames_resolved += self.named * count;
+        container.symbols.resolved += self.named * count;
+        for (reason, frames) in &self.unnamed {
+            for counts in [&mut coverage.frames_unresolved, &mut container.symbols.unresolved] {
+                *counts.entry((*reason).to_owned()).or_default() += frames * count;
+            }
+        }
+    }
 }
 
 /// Containers of the profile, by everything that may stand for one.
@@ -138,6 +154,7 @@ impl Collection {
             bpf_cpu_ns: counted.then(|| programs.values().sum()),
             agent_cpu_ns: own_cpu_ns.saturating_sub(std::mem::replace(&mut self.own_cpu_ns, own_cpu_ns)),
             agent_rss_bytes: machine::peak_resident_bytes(),
+            agent_pid: std::process::id(),
             map_bytes: self.kernel.map_bytes(machine::threads()),
             programs,
         }
@@ -152,6 +169,10 @@ impl Collection {
         let seen = count(Counter::SamplesKept) + idle + filtered + full + no_slot;
         // The kernel skips the program while its CPU is inside a map call, and timers that fire late skip periods.
         let not_run = expected.saturating_sub(seen);
+        // Some kernels do not run it on a sleeping CPU either, where there is nothing to lose.
+        let due_idle: u64 = self.windows.iter().map(|window| window.samples_due_idle).sum();
+        let asleep = not_run.min(due_idle.saturating_sub(idle));
+        let (idle, not_run) = (idle + asleep, not_run - asleep);
         let lost = [("ring_full", full), ("no_slot", no_slot), ("not_run", not_run)];
         let mut other_losses: BTreeMap<String, u64> = BTreeMap::new();
         for counter in [
@@ -323,8 +344,7 @@ impl Collection {
             coverage.cpu_samples.kept += count;
             container.cpu_samples.kept += count;
             container.cpu_samples.expected += count;
-            coverage.frames_total += stack.frames * count;
-            coverage.frames_resolved += stack.named * count;
+            stack.count_frames(count, coverage, container);
             if stack.has_user {
                 for stacks in [&mut coverage.stacks, &mut container.stacks] {
                     match stack.incomplete {
@@ -367,6 +387,11 @@ impl Collection {
             let Some(stack) = named.get(stack.position()) else { continue };
             if stack.frames > 0 {
                 with_stack_ns += weight_ns;
+            }
+            if !self.options.on_cpu {
+                // Waits stand in for samples where there are none.
+                let waits = count.max(1.0) as u64;
+                stack.count_frames(waits, &mut profile.coverage, &mut containers.list[place]);
             }
             let wait = waits.entry((place, reason)).or_default();
             wait.0 += weight_ns;
@@ -582,7 +607,7 @@ fn name_stack(
     table: &mut StackTable,
 ) -> NamedStack {
     let mut frames: Vec<FrameId> = Vec::new();
-    let (mut total, mut resolved) = (0, 0);
+    let (mut total, mut resolved, mut unnamed) = (0, 0, BTreeMap::new());
     let incomplete = match &stack.user {
         Ok(_) if stack.broken => Some("broken_chain"),
         Ok(_) => missing_root(user),
@@ -594,7 +619,10 @@ fn name_stack(
     };
     for frame in user.iter().chain(kernel).flat_map(|frames| frames.iter()) {
         total += 1;
-        resolved += u64::from(frame.is_named());
+        match frame.unresolved {
+            None => resolved += 1,
+            Some(reason) => *unnamed.entry(reason).or_default() += 1,
+        }
         let frame = Frame {
             kind: frame.kind,
             function: table.text(&frame.function),
@@ -610,6 +638,7 @@ fn name_stack(
         has_user: !matches!(stack.user, Err(None)),
         frames: total,
         named: resolved,
+        unnamed,
     }
 }
 

@@ -103,6 +103,8 @@ pub struct RawWindow {
     pub counters: BTreeMap<&'static str, u64>,
     /// Samples due by the events' own counts.
     pub samples_expected: u64,
+    /// Samples that were due while CPUs were idle, by the CPUs' own idle time.
+    pub samples_due_idle: u64,
     /// What the programs cost.
     pub costs: WindowCosts,
     /// Bytes of records that made no sense.
@@ -322,6 +324,8 @@ impl Kernel {
     fn take_counters(&mut self, window: &mut RawWindow) {
         let expected = self.sampler.as_ref().map_or(0, super::sampler::Sampler::expected);
         window.samples_expected = expected - std::mem::replace(&mut self.so_far.expected, expected);
+        let idle_ns = self.idle.end_window(window.end_ns, &super::cpus::online().unwrap_or_default());
+        window.samples_due_idle = self.sampler.as_ref().map_or(0, |sampler| sampler.due_in(idle_ns));
         for counter in Counter::ALL {
             let sum = self.counted(*counter);
             let before = self.so_far.counters.insert(*counter as u32, sum).unwrap_or(0);

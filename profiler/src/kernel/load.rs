@@ -22,6 +22,7 @@ use super::{
     cost::Costs,
     cpus, drain,
     drainer::{AllRings, Drainer},
+    idle::IdleClock,
     mapped::MappedArray,
     offsets,
     records::Rings,
@@ -95,6 +96,8 @@ impl Kernel {
         let control = maps.array(map::CONTROL, 1)?;
         control.write(0, Control::default());
         seed(&maps.array(map::CPUS, cpus)?);
+        let idle =
+            IdleClock::new(maps.array(map::CPUS, cpus)?, maps.array(map::CLOCKS, cpus * containers)?, containers);
         let ledger = maps.array(map::LEDGER, sizes.ledger_rows())?;
         let syscall_index = maps.array(map::SYSCALL_INDEX, containers * SYSCALLS)?;
         let syscall_rows = maps.array(map::SYSCALLS, 2 * sizes.syscall_rows as usize)?;
@@ -138,6 +141,7 @@ impl Kernel {
             log,
             map_bytes,
             costs: Costs::default(),
+            idle,
             so_far: drain::SoFar::default(),
             options,
         };

@@ -12,6 +12,7 @@ pub mod cpus;
 mod drain;
 mod drainer;
 mod error;
+mod idle;
 mod load;
 mod mapped;
 pub mod offsets;
@@ -99,5 +100,6 @@ pub struct Kernel {
     /// Memory of all maps in bytes, as the kernel accounts it.
     map_bytes: u64,
     costs: cost::Costs,
+    idle: idle::IdleClock,
     so_far: drain::SoFar,
 }

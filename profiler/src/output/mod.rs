@@ -6,7 +6,6 @@
 
 pub mod coverage;
 pub mod destination;
-mod errno;
 pub mod flamegraph;
 pub mod folded;
 mod kind;
@@ -18,11 +17,11 @@ mod report_text;
 pub mod rows;
 pub mod speedscope;
 pub mod stacks_json;
+pub mod targets;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-pub use errno::name as errno_name;
 pub use kind::Kind;
 
 use crate::profile::recording::RecordingError;

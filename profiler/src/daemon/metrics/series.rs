@@ -243,7 +243,7 @@ impl AllSeries {
             let of_rest = std::ptr::eq(owner, &raw const other);
             let mine = calls.errors.iter().filter(|(_, (admission, _))| of_rest || shown(*admission));
             for (errno, (_, count)) in mine {
-                let errno = crate::output::errno_name(*errno);
+                let errno = crate::profile::errno::name(*errno);
                 into.sample(&owner.with(("syscall", name), ("errno", &errno)), Value::Number(*count as f64));
             }
         }
