@@ -16,6 +16,7 @@ mod input;
 mod man;
 pub mod record;
 mod report;
+mod top;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -49,6 +50,8 @@ enum Verb {
     Export(export::Args),
     /// List the containers of this host as the profiler sees them
     Containers(containers::ContainersArgs),
+    /// Show live where each container's time goes
+    Top(top::Args),
     /// Collect for as long as it runs: windows in memory, HTTP API, Prometheus metrics, web page
     Daemon(Box<daemon::Args>),
     /// Say whether the profiler can run here, and what to do about what is missing
@@ -129,6 +132,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Status> {
         Verb::Containers(args) => containers::run(&args).map(|()| Status::Done),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
+        Verb::Top(args) => top::run(&args),
         Verb::Daemon(args) => daemon::run(*args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::BenchEmpty(args) => bench_empty::run(&args),

@@ -132,6 +132,7 @@ impl Drop for Storage {
 }
 
 fn run(inbox: &Receiver<Order>, counters: &StorageCounters) {
+    super::capabilities::keep_nothing();
     for order in inbox {
         match order {
             Order::Write(path, data) => match write(&path, &data) {
