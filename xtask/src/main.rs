@@ -4,11 +4,14 @@ mod bench;
 mod build;
 mod coverage;
 mod demo;
+mod deploy;
 mod object;
+mod page;
 mod setup;
 mod step;
 mod test;
 mod toolchain;
+mod validators;
 mod vm;
 mod workspace;
 
@@ -27,6 +30,8 @@ enum Xtask {
     Vm(vm::Vm),
     Coverage(coverage::Coverage),
     Bench(bench::Bench),
+    DeployCheck(deploy::DeployCheck),
+    PageTest(page::PageTest),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +43,8 @@ fn main() -> ExitCode {
         Xtask::Vm(command) => command.run(),
         Xtask::Coverage(command) => command.run(),
         Xtask::Bench(command) => command.run(),
+        Xtask::DeployCheck(command) => command.run(),
+        Xtask::PageTest(command) => command.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
