@@ -2,6 +2,7 @@
 //! nothing else. Every struct is `#[repr(C)]` without padding that either side would have to guess; sizes are asserted.
 
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(
     clippy::inline_always,
     reason = "a BPF call passes five arguments at most and the verifier follows a program whole, so helpers are inlined"
@@ -13,6 +14,7 @@ pub mod histogram;
 pub mod record;
 pub mod settings;
 pub mod syscall;
+pub mod unwind;
 
 pub use account::{CpuState, LedgerRow, Part, SyscallRow};
 pub use event::{Event, EventKind};

@@ -5,6 +5,7 @@ mod build;
 mod coverage;
 mod demo;
 mod deploy;
+mod examples;
 mod object;
 mod page;
 mod setup;
@@ -32,6 +33,7 @@ enum Xtask {
     Bench(bench::Bench),
     DeployCheck(deploy::DeployCheck),
     PageTest(page::PageTest),
+    Examples(examples::Examples),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Xtask::Bench(command) => command.run(),
         Xtask::DeployCheck(command) => command.run(),
         Xtask::PageTest(command) => command.run(),
+        Xtask::Examples(command) => command.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

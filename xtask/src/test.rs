@@ -22,9 +22,6 @@ use crate::workspace;
 /// Checks, builds and tests everything.
 #[derive(Args)]
 pub struct Test {
-    /// Run the smoke on other kernels, too (`cargo xtask vm`).
-    #[arg(long)]
-    vm: bool,
     /// Only tests whose name contains this; checks and other kernels are left out.
     filter: Option<String>,
 }
@@ -54,9 +51,6 @@ impl Test {
         course.tests("integration tests", &["--test", "*"], filter, &["--test-threads=1"]);
         if self.filter.is_none() {
             course.step("page", || unless_missing(page::check));
-        }
-        // Until the smoke passes on both kernels it has to be asked for: see the changelog.
-        if self.vm && self.filter.is_none() {
             course.step("other kernels", || vm::run_all(&vm::KERNELS));
         }
         course.finish()

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use crossbeam_channel::RecvTimeoutError;
 use profiler_ebpf::{
     CONTAINER_FIRST, CONTAINER_IDLE, CONTAINER_KERNEL, CONTAINER_OVERFLOW, Part,
     account::{ERRNO_RESTART, ERRNOS},
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     CollectError, Collection, Owner, counted, machine,
@@ -21,11 +22,14 @@ use crate::{
         OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process, ProcessIndex, Profile,
         RunQueue, Settings, StackId, StackTable, SyscallCoverage, SyscallStats, TextId, Wait, WaitedBehind, Window,
     },
-    symbol::ResolvedFrames,
+    symbol::{ResolvedFrames, SymbolError},
 };
 
 /// `ERESTARTSYS` in outputs: the first of the kernel's codes for calls that are restarted.
 const ERESTARTSYS: u16 = 512;
+
+/// Time between two looks at events while names are looked up.
+const WHILE_NAMING: Duration = Duration::from_millis(50);
 
 /// Longest lists of a container in the profile.
 const MOST_WAITS: usize = 20;
@@ -59,6 +63,22 @@ struct NamedStack {
     has_user: bool,
     frames: u64,
     named: u64,
+    /// Frames without a name, by reason.
+    unnamed: BTreeMap<&'static str, u64>,
+}
+
+impl NamedStack {
+    /// Counts its frames as found in `count` samples of a container.
+    fn count_frames(&self, count: u64, coverage: &mut Coverage, container: &mut Container) {
+        coverage.frames_total += self.frames * count;
+        coverage.frames_resolved += self.named * count;
+        container.symbols.resolved += self.named * count;
+        for (reason, frames) in &self.unnamed {
+            for counts in [&mut coverage.frames_unresolved, &mut container.symbols.unresolved] {
+                *counts.entry((*reason).to_owned()).or_default() += frames * count;
+            }
+        }
+    }
 }
 
 /// Containers of the profile, by everything that may stand for one.
@@ -70,14 +90,15 @@ struct Containers {
 }
 
 impl Collection {
-    pub(super) fn assemble(mut self) -> Result<Profile, CollectError> {
+    pub(super) fn assemble(&mut self) -> Result<Profile, CollectError> {
         let mut table = StackTable::default();
         let mut owners = Owners { commands: self.stacks.commands(&self.tracker)?, ..Owners::default() };
         let stacks = std::mem::take(&mut self.stacks).into_stacks();
-        let named = self.name_stacks(&stacks, &mut table)?;
         let (start_ns, end_ns) = (self.start_ns, self.end_ns);
         let duration_ns = end_ns.saturating_sub(start_ns);
         let mut containers = self.containers(duration_ns);
+        let wanted = self.wanted_stacks(&containers);
+        let named = self.name_stacks(&stacks, &wanted, &mut table)?;
         let mut profile = Profile {
             window: Window { start_unix_ns: self.start_unix_ns, duration_ns },
             host: machine::host(self.options.node.clone()),
@@ -85,7 +106,8 @@ impl Collection {
             overhead: self.overhead(),
             ..Profile::default()
         };
-        profile.host.steal_ns = machine::steal_ns().saturating_sub(self.steal_ns);
+        let steal_ns = machine::steal_ns();
+        profile.host.steal_ns = steal_ns.saturating_sub(std::mem::replace(&mut self.steal_ns, steal_ns));
         profile.coverage = self.coverage();
         for window in &self.windows {
             add_window(&mut containers, window);
@@ -116,7 +138,7 @@ impl Collection {
         }
     }
 
-    fn overhead(&self) -> Overhead {
+    fn overhead(&mut self) -> Overhead {
         let mut programs: BTreeMap<String, u64> = BTreeMap::new();
         let mut counted = false;
         for window in &self.windows {
@@ -127,10 +149,12 @@ impl Collection {
                 }
             }
         }
+        let own_cpu_ns = machine::own_cpu_ns();
         Overhead {
             bpf_cpu_ns: counted.then(|| programs.values().sum()),
-            agent_cpu_ns: machine::own_cpu_ns().saturating_sub(self.own_cpu_ns),
+            agent_cpu_ns: own_cpu_ns.saturating_sub(std::mem::replace(&mut self.own_cpu_ns, own_cpu_ns)),
             agent_rss_bytes: machine::peak_resident_bytes(),
+            agent_pid: std::process::id(),
             map_bytes: self.kernel.map_bytes(machine::threads()),
             programs,
         }
@@ -145,6 +169,10 @@ impl Collection {
         let seen = count(Counter::SamplesKept) + idle + filtered + full + no_slot;
         // The kernel skips the program while its CPU is inside a map call, and timers that fire late skip periods.
         let not_run = expected.saturating_sub(seen);
+        // Some kernels do not run it on a sleeping CPU either, where there is nothing to lose.
+        let due_idle: u64 = self.windows.iter().map(|window| window.samples_due_idle).sum();
+        let asleep = not_run.min(due_idle.saturating_sub(idle));
+        let (idle, not_run) = (idle + asleep, not_run - asleep);
         let lost = [("ring_full", full), ("no_slot", no_slot), ("not_run", not_run)];
         let mut other_losses: BTreeMap<String, u64> = BTreeMap::new();
         for counter in [
@@ -196,12 +224,14 @@ impl Collection {
             .chain([(CONTAINER_KERNEL, ContainerKey::Host), (CONTAINER_OVERFLOW, ContainerKey::Host)])
             .collect();
         let descriptions = self.resolver.describe_all();
+        let known: FxHashMap<&ContainerKey, &Description> =
+            descriptions.iter().map(|description| (&description.key, description)).collect();
         let mut this = Containers { list: Vec::new(), by_index: FxHashMap::default(), names: FxHashMap::default() };
         let mut places: BTreeMap<ContainerKey, Option<usize>> = BTreeMap::new();
         for (index, key) in keys {
             let place = *places.entry(key.clone()).or_insert_with(|| {
-                let known = descriptions.iter().find(|description| description.key == key).cloned();
-                let description = known.unwrap_or_else(|| self.resolver.describe(&key));
+                let description =
+                    known.get(&key).map_or_else(|| self.resolver.describe(&key), |description| (*description).clone());
                 this.names.insert(index, description.name.clone());
                 let wanted = self.options.selection.matches(&description);
                 wanted.then(|| {
@@ -213,7 +243,7 @@ impl Collection {
             if let Some(place) = place {
                 this.by_index.insert(index, place);
                 this.names.insert(index, this.list[place].name.clone());
-            } else if let Some(description) = descriptions.iter().find(|description| description.key == key) {
+            } else if let Some(description) = known.get(&key) {
                 this.names.insert(index, description.name.clone());
             }
         }
@@ -224,9 +254,9 @@ impl Collection {
     }
 
     /// Shares of the window with a stall: what the kernel's totals grew by.
-    fn pressure(&self, description: &Description, duration_ns: u64) -> Pressure {
+    fn pressure(&mut self, description: &Description, duration_ns: u64) -> Pressure {
         let now = limits::pressure_totals(self.resolver.hierarchy(), &description.cgroup);
-        let before = self.pressure.get(&description.key).copied().unwrap_or_default();
+        let before = self.pressure.insert(description.key.clone(), now).unwrap_or_default();
         let share = |now: Option<u64>, before: Option<u64>| {
             let grown_us = now?.saturating_sub(before.unwrap_or(0));
             let window = Duration::from_nanos(duration_ns).as_secs_f64();
@@ -239,10 +269,30 @@ impl Collection {
         }
     }
 
-    /// Gives every stack its names, all in one go.
-    fn name_stacks(&self, stacks: &[RawStack], table: &mut StackTable) -> Result<Vec<NamedStack>, CollectError> {
+    /// Positions of the stacks that somebody wanted has: others' were taken before it was known whose they are.
+    fn wanted_stacks(&self, containers: &Containers) -> FxHashSet<usize> {
+        let on_cpu = self.on_cpu.keys().map(|(owner, stack)| (owner.0, *stack));
+        let off_cpu = self.off_cpu.keys().map(|(owner, stack, _)| (owner.0, *stack));
+        let wanted = on_cpu.chain(off_cpu).filter(|(index, _)| containers.by_index.contains_key(index));
+        wanted.map(|(_, stack)| stack.position()).collect()
+    }
+
+    /// Gives every wanted stack its names, all in one go. Reading the symbols of large binaries takes seconds, in which what
+    /// the kernel tells of processes and cgroups is taken in all the same.
+    fn name_stacks(
+        &mut self,
+        stacks: &[RawStack],
+        wanted: &FxHashSet<usize>,
+        table: &mut StackTable,
+    ) -> Result<Vec<NamedStack>, CollectError> {
         const BATCH: usize = 4096;
         let mut named = Vec::with_capacity(stacks.len());
+        let nobody = RawStack { kernel: Vec::new(), user: Err(None), broken: false };
+        let stacks: Vec<&RawStack> = stacks
+            .iter()
+            .enumerate()
+            .map(|(position, stack)| if wanted.contains(&position) { stack } else { &nobody })
+            .collect();
         for batch in stacks.chunks(BATCH) {
             let mut locations: Vec<Location> = Vec::new();
             for stack in batch {
@@ -250,7 +300,14 @@ impl Collection {
                 locations.extend(stack.user.iter().flatten().rev().cloned());
                 locations.extend(kernel_locations(&stack.kernel, Leaf::Instruction).into_iter().rev());
             }
-            let resolved = self.symbolizer.resolve(locations)?;
+            let answer = self.symbolizer.ask(locations)?;
+            let resolved = loop {
+                match answer.recv_timeout(WHILE_NAMING) {
+                    Ok(resolved) => break resolved,
+                    Err(RecvTimeoutError::Timeout) => self.take_events(),
+                    Err(RecvTimeoutError::Disconnected) => return Err(SymbolError::Gone.into()),
+                }
+            };
             let mut rest = resolved.as_slice();
             for stack in batch {
                 let users = stack.user.as_ref().map_or(0, Vec::len);
@@ -274,7 +331,7 @@ impl Collection {
         let mut sums: BTreeMap<(ContainerIndex, ProcessIndex, TextId, StackId), u64> = BTreeMap::new();
         let on_cpu = std::mem::take(&mut self.on_cpu);
         let (written, read) = (counted(&self.windows, Counter::SamplesKept), on_cpu.values().sum::<u64>());
-        add_loss(&mut profile.coverage.cpu_samples.lost, "unread", written.saturating_sub(read));
+        add_loss(&mut profile.coverage.cpu_samples.lost, "unread", self.samples.add(written, read));
         for ((owner, stack), count) in on_cpu {
             let Some(place) = containers.by_index.get(&owner.0).copied() else {
                 // Taken before its container had a name, and not wanted.
@@ -287,8 +344,7 @@ impl Collection {
             coverage.cpu_samples.kept += count;
             container.cpu_samples.kept += count;
             container.cpu_samples.expected += count;
-            coverage.frames_total += stack.frames * count;
-            coverage.frames_resolved += stack.named * count;
+            stack.count_frames(count, coverage, container);
             if stack.has_user {
                 for stacks in [&mut coverage.stacks, &mut container.stacks] {
                     match stack.incomplete {
@@ -300,6 +356,9 @@ impl Collection {
             let (process, thread) = owners.of(&owner, table);
             *sums.entry((ContainerIndex(place as u32), process, thread, stack.id)).or_default() += count;
         }
+        let samples = &mut profile.coverage.cpu_samples;
+        // The events' own counts are read a moment before the last samples are: those belong to this window.
+        samples.expected = samples.kept + samples.idle + samples.filtered + samples.lost_total();
         profile.on_cpu = sums
             .into_iter()
             .map(|((container, process, thread, stack), count)| OnCpuSample {
@@ -328,6 +387,11 @@ impl Collection {
             let Some(stack) = named.get(stack.position()) else { continue };
             if stack.frames > 0 {
                 with_stack_ns += weight_ns;
+            }
+            if !self.options.on_cpu {
+                // Waits stand in for samples where there are none.
+                let waits = count.max(1.0) as u64;
+                stack.count_frames(waits, &mut profile.coverage, &mut containers.list[place]);
             }
             let wait = waits.entry((place, reason)).or_default();
             wait.0 += weight_ns;
@@ -543,7 +607,7 @@ fn name_stack(
     table: &mut StackTable,
 ) -> NamedStack {
     let mut frames: Vec<FrameId> = Vec::new();
-    let (mut total, mut resolved) = (0, 0);
+    let (mut total, mut resolved, mut unnamed) = (0, 0, BTreeMap::new());
     let incomplete = match &stack.user {
         Ok(_) if stack.broken => Some("broken_chain"),
         Ok(_) => missing_root(user),
@@ -555,7 +619,10 @@ fn name_stack(
     };
     for frame in user.iter().chain(kernel).flat_map(|frames| frames.iter()) {
         total += 1;
-        resolved += u64::from(frame.is_named());
+        match frame.unresolved {
+            None => resolved += 1,
+            Some(reason) => *unnamed.entry(reason).or_default() += 1,
+        }
         let frame = Frame {
             kind: frame.kind,
             function: table.text(&frame.function),
@@ -571,6 +638,7 @@ fn name_stack(
         has_user: !matches!(stack.user, Err(None)),
         frames: total,
         named: resolved,
+        unnamed,
     }
 }
 

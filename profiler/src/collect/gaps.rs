@@ -10,12 +10,22 @@ use crate::kernel::{Record, RecordKind};
 const TAKEN_PER_THREAD: usize = 1024;
 
 /// A gap and its user stack.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Gap {
     /// The gap's record.
     pub record: Record,
     /// Its user stack.
     pub user: UserPart,
+}
+
+/// A user stack taken at a switch.
+#[derive(Debug)]
+struct Taken {
+    /// The gap it belongs to, if that is chosen.
+    sequence: u64,
+    /// When it was taken (CLOCK_MONOTONIC, ns).
+    time_ns: u64,
+    user: UserPart,
 }
 
 /// Gaps that wait for their user stack, and user stacks that wait for their gap.
@@ -24,7 +34,7 @@ pub struct GapJoin {
     /// By thread: gaps whose user stack is taken when the thread leaves its syscall.
     open: FxHashMap<u32, Vec<Record>>,
     /// By thread: user stacks taken at a switch, with the gap's sequence.
-    taken: FxHashMap<u32, Vec<(u64, UserPart)>>,
+    taken: FxHashMap<u32, Vec<Taken>>,
     /// Gaps whose user stack was taken at the switch but not yet seen: the rings are read one after another, and the
     /// stack may have gone into one that had been read already.
     unmatched: Vec<Record>,
@@ -78,6 +88,22 @@ impl GapJoin {
         whole
     }
 
+    /// What has waited since before `time_ns` and will hardly get its user stack any more: its thread ended, or its record
+    /// was lost. User stacks as old as that, whose gaps were not chosen, are forgotten.
+    pub fn give_up(&mut self, time_ns: u64) -> Vec<Gap> {
+        let mut old = Vec::new();
+        self.open.retain(|_, gaps| {
+            let later = gaps.iter().position(|gap| gap.header.time_ns >= time_ns).unwrap_or(gaps.len());
+            old.extend(gaps.drain(..later));
+            !gaps.is_empty()
+        });
+        self.taken.retain(|_, taken| {
+            taken.retain(|one| one.time_ns >= time_ns);
+            !taken.is_empty()
+        });
+        old.into_iter().map(|record| Gap { record, user: UserPart::Missing("never_left_syscall") }).collect()
+    }
+
     /// What never got its user stack: the thread ended, or began another program, or its record was lost.
     pub fn finish(self) -> Vec<Gap> {
         let open = self.open.into_values().flatten().map(|gap| (gap, "never_left_syscall"));
@@ -101,13 +127,17 @@ impl GapJoin {
         if taken.len() >= TAKEN_PER_THREAD {
             taken.drain(..TAKEN_PER_THREAD / 2);
         }
-        taken.push((record.header.sequence, user_part(record.header.user_bytes, &record.user)));
+        taken.push(Taken {
+            sequence: record.header.sequence,
+            time_ns: record.header.time_ns,
+            user: user_part(record.header.user_bytes, &record.user),
+        });
     }
 
     fn recall(&mut self, tid: u32, sequence: u64) -> Option<UserPart> {
         let taken = self.taken.get_mut(&tid)?;
-        let found = taken.iter().position(|(of, _)| *of == sequence).map(|at| taken.swap_remove(at).1);
-        taken.retain(|(of, _)| *of > sequence);
+        let found = taken.iter().position(|one| one.sequence == sequence).map(|at| taken.swap_remove(at).user);
+        taken.retain(|one| one.sequence > sequence);
         if taken.is_empty() {
             self.taken.remove(&tid);
         }
@@ -200,6 +230,26 @@ mod tests {
         assert_eq!(whole.len(), 1);
         assert_eq!(whole[0].user, UserPart::Taken(vec![3]));
         assert!(join.finish().is_empty());
+    }
+
+    #[test]
+    fn what_a_dead_thread_left_behind_is_given_up_with_a_reason() {
+        let mut join = GapJoin::default();
+        let at = |kind, tid, sequence, source, time_ns| {
+            let mut record = record(kind, tid, sequence, source, &[8]);
+            record.header.time_ns = time_ns;
+            record
+        };
+        join.join(vec![
+            at(RecordKind::Gap, 5, 1, user_stack::AT_EXIT, 10),
+            at(RecordKind::Gap, 5, 2, user_stack::AT_EXIT, 30),
+            at(RecordKind::UserStackAtSwitch, 6, 1, 0, 10),
+        ]);
+        let old = join.give_up(20);
+        assert_eq!(old.len(), 1);
+        assert_eq!(old[0].user, UserPart::Missing("never_left_syscall"));
+        assert!(join.taken.is_empty());
+        assert_eq!(join.finish().len(), 1, "the later gap may still get its stack");
     }
 
     #[test]

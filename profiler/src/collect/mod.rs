@@ -8,9 +8,11 @@ mod assemble;
 mod command;
 mod gaps;
 mod machine;
+mod rotate;
 mod stacks;
 
 pub use command::{CommandError, HeldCommand, Outcome, displayed};
+pub use machine::own_cpu_ns;
 
 use std::{
     collections::BTreeMap,
@@ -36,10 +38,11 @@ use crate::{
     symbol::{self, SymbolError, Symbolizer},
 };
 use gaps::{Gap, GapJoin};
+use rotate::Rotation;
 use stacks::{Program, RawStackId, StackStore, UserPart};
 
-/// Length of a window within a long collection: keeps counts within their 32 bits and losses local.
-const WINDOW: Duration = Duration::from_secs(10);
+/// Longest window of the kernel side: keeps counts within their 32 bits and losses local. Whoever rotates does so sooner.
+const WINDOW: Duration = Duration::from_secs(20);
 
 /// How long names of containers are waited for, before filters are checked and at the end.
 const NAMES_AT_START: Duration = Duration::from_millis(1500);
@@ -73,6 +76,8 @@ pub struct CollectOptions {
     pub containers: ResolverOptions,
     /// Name of this node.
     pub node: Option<String>,
+    /// Make room for at least this many containers at a time.
+    pub least_containers: u32,
     /// Write the kernel programs' debugging messages to the log.
     pub kernel_log: bool,
     /// Make maps so small that losses occur.
@@ -94,6 +99,9 @@ pub enum CollectError {
     /// Symbols.
     #[error(transparent)]
     Symbol(#[from] SymbolError),
+    /// The thread that collects.
+    #[error("cannot start the thread that collects: {0}")]
+    Thread(std::io::Error),
     /// A process to be measured does not exist.
     #[error("there is no process {0}; `ps` shows which there are")]
     NoProcess(u32),
@@ -116,8 +124,6 @@ pub struct Collection {
     off_cpu: FxHashMap<(Owner, RawStackId, OffCpuReason), (f64, f64)>,
     windows: Vec<RawWindow>,
     window_began: Instant,
-    /// Next container index to look at: they are given in order.
-    next_container: u32,
     /// Indices that no verdict was given for yet.
     undecided: Vec<u32>,
     pressure: BTreeMap<ContainerKey, limits::PressureTotals>,
@@ -127,6 +133,10 @@ pub struct Collection {
     start_unix_ns: u64,
     steal_ns: u64,
     own_cpu_ns: u64,
+    /// Samples that the kernel side says were written, those that were read, and those already said to be lost between.
+    samples: SamplesSoFar,
+    /// What only a collection that goes on needs.
+    rotation: Rotation,
     warnings: Vec<String>,
 }
 
@@ -157,6 +167,7 @@ impl Collection {
                 }
             },
             cgroups: resolver.cgroups().len(),
+            least_containers: options.least_containers,
             filter_containers: filtered,
             processes: options.processes.clone(),
             kernel_log: options.kernel_log,
@@ -169,6 +180,8 @@ impl Collection {
             start_unix_ns: unix_ns(),
             steal_ns: machine::steal_ns(),
             own_cpu_ns,
+            samples: SamplesSoFar::default(),
+            rotation: Rotation::default(),
             options,
             kernel,
             resolver,
@@ -181,7 +194,6 @@ impl Collection {
             off_cpu: FxHashMap::default(),
             windows: Vec::new(),
             window_began: Instant::now(),
-            next_container: profiler_ebpf::CONTAINER_FIRST,
             undecided: Vec::new(),
             pressure: BTreeMap::new(),
             warnings: Vec::new(),
@@ -267,6 +279,7 @@ impl Collection {
                 }
                 kind if kind == EventKind::CgroupRemoved as u32 => {
                     self.resolver.cgroup_removed(CgroupId(event.cgroup));
+                    self.rotation.cgroup_removed(event.cgroup);
                 }
                 _ => {}
             }
@@ -275,11 +288,11 @@ impl Collection {
 
     /// Lets the resolver ask for the names of containers as soon as they are seen, and gives filters' verdicts.
     fn follow_containers(&mut self) {
-        while self.next_container < self.kernel.containers() {
-            let Some(cgroup) = self.kernel.cgroup_of(self.next_container) else { break };
+        for (index, cgroup) in self.kernel.new_containers() {
             self.resolver.container_of(CgroupId(cgroup));
-            self.undecided.push(self.next_container);
-            self.next_container += 1;
+            if !self.undecided.contains(&index) {
+                self.undecided.push(index);
+            }
         }
         if self.options.selection.is_everything() {
             self.undecided.clear();
@@ -366,19 +379,28 @@ impl Collection {
 
     fn account_open_gap(&mut self, record: Record) {
         let header = record.header;
-        let user = if header.ip == 0 {
-            UserPart::None
-        } else {
-            let registers = Registers { ip: header.ip, sp: header.sp, bp: header.fp };
-            let stack = walk_thread(Pid(header.pid), registers);
-            if is_still_there(&header) { UserPart::Taken(stack.addresses) } else { UserPart::Missing("moved_on") }
-        };
+        let user = if header.ip == 0 { UserPart::None } else { self.user_stack_of_open_gap(&header) };
         for gap in self.gaps.complete_open(header.tid, header.sequence, &user) {
             self.account_gap(gap);
         }
         let owner = self.owner(&record);
         let stack = self.stacks.intern(header.pid, header.time_ns, record.kernel, user);
         self.add_parts(&owner, stack, &header, 1.0);
+    }
+
+    /// A thread that has not moved since the last window has the stack it had.
+    fn user_stack_of_open_gap(&mut self, header: &crate::kernel::RecordHeader) -> UserPart {
+        if let Some(user) = self.rotation.known_stack(header) {
+            return user;
+        }
+        let registers = Registers { ip: header.ip, sp: header.sp, bp: header.fp };
+        let stack = walk_thread(Pid(header.pid), registers);
+        if !is_still_there(header) {
+            return UserPart::Missing("moved_on");
+        }
+        let user = UserPart::Taken(stack.addresses);
+        self.rotation.remember_stack(header, &user);
+        user
     }
 
     fn add_parts(&mut self, owner: &Owner, stack: RawStackId, header: &crate::kernel::RecordHeader, weight: f64) {
@@ -393,6 +415,27 @@ impl Collection {
             sum.0 += ns as f64 * weight;
             sum.1 += weight;
         }
+    }
+}
+
+/// On-CPU samples since the collection began. The kernel side's count is read before the last of them are, so that what
+/// is lost between shows in the sums only.
+#[derive(Debug, Default)]
+struct SamplesSoFar {
+    written: u64,
+    read: u64,
+    said_lost: u64,
+}
+
+impl SamplesSoFar {
+    /// Adds a window's figures and returns how many more are lost.
+    fn add(&mut self, written: u64, read: u64) -> u64 {
+        self.written += written;
+        self.read += read;
+        let lost = self.written.saturating_sub(self.read);
+        let more = lost.saturating_sub(self.said_lost);
+        self.said_lost += more;
+        more
     }
 }
 

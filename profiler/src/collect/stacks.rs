@@ -104,6 +104,8 @@ impl StackStore {
     pub fn commands(&self, tracker: &Tracker) -> Result<FxHashMap<Program, Arc<str>>, TrackerError> {
         let seen: Vec<(Program, u64)> = self.seen.iter().map(|(program, at_ns)| (*program, *at_ns)).collect();
         tracker.call(move |table| {
+            // Names of code may have been written since it was sampled.
+            table.look_for_perf_maps();
             let named = seen
                 .into_iter()
                 .filter_map(|(program, at_ns)| Some((program, table.command(Pid(program.0), Some(at_ns))?)));

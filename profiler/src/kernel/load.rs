@@ -18,9 +18,11 @@ use profiler_ebpf::{
 use super::{
     Kernel, KernelError, KernelOptions, Sizes,
     btf::KernelTypes,
+    containers::Indices,
     cost::Costs,
     cpus, drain,
     drainer::{AllRings, Drainer},
+    idle::IdleClock,
     mapped::MappedArray,
     offsets,
     records::Rings,
@@ -63,11 +65,13 @@ impl Sizes {
         }
         // Room for twice the cgroups there are and some more.
         let most = LEDGER_BYTES / (size_of::<LedgerRow>() as u32 * 2 * (cpus + 1));
-        let containers = (options.cgroups as u32 * 2 + 64).clamp(128, 4096).min(most.max(32));
+        let by_cgroups = options.cgroups as u32 * 2 + 64;
+        let containers = by_cgroups.max(options.least_containers).clamp(128, 4096).min(most.max(32));
         Ok(Self {
             cpus,
             containers,
-            syscall_rows: (containers * 16).clamp(2048, 16_384),
+            // Room that may stay empty is made smaller.
+            syscall_rows: (by_cgroups * 16).max(containers * 8).clamp(2048, 16_384),
             ring_bytes: RING_BYTES as u32,
         })
     }
@@ -92,6 +96,8 @@ impl Kernel {
         let control = maps.array(map::CONTROL, 1)?;
         control.write(0, Control::default());
         seed(&maps.array(map::CPUS, cpus)?);
+        let idle =
+            IdleClock::new(maps.array(map::CPUS, cpus)?, maps.array(map::CLOCKS, cpus * containers)?, containers);
         let ledger = maps.array(map::LEDGER, sizes.ledger_rows())?;
         let syscall_index = maps.array(map::SYSCALL_INDEX, containers * SYSCALLS)?;
         let syscall_rows = maps.array(map::SYSCALLS, 2 * sizes.syscall_rows as usize)?;
@@ -112,6 +118,10 @@ impl Kernel {
         let events = RingBuf::try_from(maps.take(map::EVENTS)?).map_err(|error| wrong(map::EVENTS, &error))?;
         let waited_behind =
             HashMap::try_from(maps.take(map::WAITED_BEHIND)?).map_err(|error| wrong(map::WAITED_BEHIND, &error))?;
+        let given = HashMap::try_from(maps.take(map::CONTAINERS)?).map_err(|error| wrong(map::CONTAINERS, &error))?;
+        let ready =
+            Queue::try_from(maps.take(map::CONTAINER_FREE)?).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
+        let indices = Indices::new(given, ready, sizes.containers, options.cgroups);
         let log = if options.kernel_log { kernel_log(&mut ebpf) } else { None };
         let mut kernel = Self {
             ebpf,
@@ -126,10 +136,12 @@ impl Kernel {
             counters,
             drainer,
             events,
+            indices,
             waited_behind,
             log,
             map_bytes,
             costs: Costs::default(),
+            idle,
             so_far: drain::SoFar::default(),
             options,
         };
@@ -239,6 +251,7 @@ impl EmptyPrograms {
             offcpu_threshold: std::time::Duration::from_millis(1),
             hierarchy: super::HierarchyKind::V2,
             cgroups: 0,
+            least_containers: 0,
             filter_containers: false,
             processes: Vec::new(),
             kernel_log: false,
@@ -367,10 +380,10 @@ impl Maps<'_> {
 
     /// Puts in what the programs expect to find.
     fn fill(&mut self, options: &KernelOptions, sizes: Sizes) -> Result<(), KernelError> {
-        let mut free: Queue<_, u32> =
+        let mut ready: Queue<_, u32> =
             Queue::try_from(self.get(map::CONTAINER_FREE)?).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
-        for index in CONTAINER_FIRST..sizes.containers {
-            free.push(index, 0).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
+        for index in Indices::first(sizes.containers, options.cgroups) {
+            ready.push(index, 0).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
         }
         let mut selected: HashMap<_, u32, u32> =
             HashMap::try_from(self.get(map::SELECTED)?).map_err(|error| wrong(map::SELECTED, &error))?;

@@ -6,11 +6,13 @@
 //! still open and returns the whole window.
 
 pub mod btf;
+mod containers;
 mod cost;
 pub mod cpus;
 mod drain;
 mod drainer;
 mod error;
+mod idle;
 mod load;
 mod mapped;
 pub mod offsets;
@@ -35,6 +37,7 @@ use aya::{
 };
 use profiler_ebpf::{Control, LedgerRow, SyscallRow, settings::COUNTERS};
 
+use containers::Indices;
 use drainer::Drainer;
 use mapped::MappedArray;
 use sampler::Sampler;
@@ -55,6 +58,8 @@ pub struct KernelOptions {
     pub hierarchy: HierarchyKind,
     /// Cgroups that exist already: room is made for four times as many.
     pub cgroups: usize,
+    /// Make room for at least this many cgroups at a time: a program that runs for months starts before its containers.
+    pub least_containers: u32,
     /// Whether containers are filtered; verdicts are given by [`Kernel::set_filter`].
     pub filter_containers: bool,
     /// Measure only these processes and their children, if there are any.
@@ -89,10 +94,12 @@ pub struct Kernel {
     counters: MappedArray<[u64; COUNTERS]>,
     drainer: Drainer,
     events: RingBuf<MapData>,
+    indices: Indices,
     waited_behind: HashMap<MapData, u64, u64>,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     /// Memory of all maps in bytes, as the kernel accounts it.
     map_bytes: u64,
     costs: cost::Costs,
+    idle: idle::IdleClock,
     so_far: drain::SoFar,
 }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::mappings::{Mapping, MappingKind, Mappings, parse_line};
-use super::module::{FileIdentity, Module, ModuleCounters, Modules, PerfMapFile};
+use super::module::{FileIdentity, Module, ModuleCounters, Modules};
+use super::perf_map::{PerfMapFile, PerfMapRefusal, PerfMaps};
 use super::sideband::{Event, What};
 use super::{FileOffset, Leaf, Location, Pid, Tid, lookup_addresses, monotonic_ns};
 
@@ -61,7 +62,7 @@ struct Life {
     parent: Option<Pid>,
     /// Oldest first; never empty.
     images: Vec<Image>,
-    perf_map: Option<Arc<PerfMapFile>>,
+    perf_maps: Arc<PerfMaps>,
     checked_ns: u64,
     read_ns: u64,
     perf_map_tried_ns: u64,
@@ -110,6 +111,7 @@ pub struct ProcessTable {
     lives: FxHashMap<Pid, Vec<Life>>,
     modules: Modules,
     counters: ProcessCounters,
+    next_perf_map: u32,
     /// Events were lost at this time: mappings read before may be out of date.
     distrusted_ns: u64,
 }
@@ -121,6 +123,7 @@ impl ProcessTable {
             lives: FxHashMap::default(),
             modules: Modules::new(open_file_limit),
             counters: ProcessCounters::default(),
+            next_perf_map: 0,
             distrusted_ns: 0,
         }
     }
@@ -186,7 +189,7 @@ impl ProcessTable {
             end_ns: None,
             parent: Some(stat.parent),
             images: vec![Image { since_ns: 0, command: stat.command, mappings: Arc::default() }],
-            perf_map: None,
+            perf_maps: Arc::default(),
             checked_ns: now,
             read_ns: 0,
             perf_map_tried_ns: 0,
@@ -242,7 +245,7 @@ impl ProcessTable {
             end_ns: None,
             parent: Some(parent),
             images: vec![Image { since_ns: at_ns, ..image.clone() }],
-            perf_map: inherited.and_then(|life| life.perf_map.clone()),
+            perf_maps: inherited.map(|life| Arc::new(life.perf_maps.inherited())).unwrap_or_default(),
             checked_ns: at_ns,
             read_ns: at_ns,
             perf_map_tried_ns: 0,
@@ -259,7 +262,7 @@ impl ProcessTable {
                 end_ns: None,
                 parent: None,
                 images: Vec::new(),
-                perf_map: None,
+                perf_maps: Arc::default(),
                 checked_ns: at_ns,
                 read_ns: 0,
                 perf_map_tried_ns: 0,
@@ -268,7 +271,7 @@ impl ProcessTable {
         }
         if let Some(life) = self.living(pid) {
             life.begin_image(Image { since_ns: at_ns, command: command.into(), mappings: Arc::default() });
-            life.perf_map = None;
+            life.perf_maps = Arc::default();
             life.perf_map_tried_ns = 0;
             life.read_ns = 0;
         }
@@ -293,7 +296,7 @@ impl ProcessTable {
             let anonymous = matches!(kind, MappingKind::Anonymous);
             Arc::make_mut(&mut image.mappings).insert(Mapping { start, end, offset, kind });
             if anonymous {
-                self.open_perf_map(pid, monotonic_ns());
+                self.look_for_perf_map(pid, monotonic_ns());
             }
         }
     }
@@ -332,21 +335,35 @@ impl ProcessTable {
         }
     }
 
-    /// Opens the perf maps that have appeared since: their directory goes with the process.
-    pub fn open_perf_maps(&mut self) {
+    /// Opens the perf maps that have appeared or were replaced since: their directory goes with the process.
+    pub fn look_for_perf_maps(&mut self) {
         let now = monotonic_ns();
         let runs_anonymous = |life: &Life| {
             life.current().is_some_and(|image| {
                 image.mappings.iter().any(|mapping| matches!(mapping.kind, MappingKind::Anonymous))
             })
         };
-        let wanting = |lives: &&Vec<Life>| {
-            lives.last().is_some_and(|life| life.perf_map.is_none() && life.end_ns.is_none() && runs_anonymous(life))
-        };
+        let wanting =
+            |lives: &&Vec<Life>| lives.last().is_some_and(|life| life.end_ns.is_none() && runs_anonymous(life));
         let wanting: Vec<Pid> = self.lives.iter().filter(|(_, lives)| wanting(lives)).map(|(pid, _)| *pid).collect();
         for pid in wanting {
-            self.open_perf_map(pid, now);
+            self.look_for_perf_map(pid, now);
         }
+    }
+
+    /// What a living process has mapped for execution; nothing if it is gone.
+    pub fn mappings(&mut self, pid: Pid) -> Option<Arc<Mappings>> {
+        self.observe(pid);
+        let now = monotonic_ns();
+        self.read_maps(pid, now, Known::Replaced);
+        self.living(pid)?.current().map(|image| image.mappings.clone())
+    }
+
+    /// The perf map of a living process, or why there is none.
+    pub fn perf_map(&mut self, pid: Pid) -> Result<Arc<PerfMapFile>, PerfMapRefusal> {
+        let life = self.lives.get(&pid).and_then(|lives| lives.last()).ok_or(PerfMapRefusal::ProcessGone)?;
+        life.perf_maps.look(pid, life.start_ns, &mut self.next_perf_map)?;
+        life.perf_maps.files().into_iter().next().ok_or(PerfMapRefusal::Missing)
     }
 
     /// Command name of a process: its main thread's, at that time (now, if `None`).
@@ -385,17 +402,16 @@ impl ProcessTable {
         let life = self.life_at(pid, at_ns)?;
         let mapping = life.images_from(at_ns).find_map(|image| image.mappings.find(address))?;
         let offset = address - mapping.start + mapping.offset;
-        let (perf_map, tried) = (life.perf_map.clone(), life.perf_map_tried_ns);
+        let (perf_maps, tried) = (life.perf_maps.clone(), life.perf_map_tried_ns);
         Some(match &mapping.kind {
             MappingKind::Module(module) => Location::Module { module: module.clone(), offset: FileOffset(offset) },
             MappingKind::Vdso => Location::Vdso { offset: address - mapping.start },
             MappingKind::Anonymous => {
                 let now = monotonic_ns();
-                let perf_map = match perf_map {
-                    None if now.saturating_sub(tried) >= CHECK_INTERVAL_NS => self.open_perf_map(pid, now),
-                    known => known,
-                };
-                Location::Anonymous { pid, address, perf_map }
+                if now.saturating_sub(tried) >= CHECK_INTERVAL_NS {
+                    self.look_for_perf_map(pid, now);
+                }
+                Location::Anonymous { pid, address, perf_maps }
             }
         })
     }
@@ -468,7 +484,7 @@ impl ProcessTable {
             image.mappings = mappings;
         }
         if anonymous {
-            self.open_perf_map(pid, now);
+            self.look_for_perf_map(pid, now);
         }
         true
     }
@@ -495,15 +511,13 @@ impl ProcessTable {
         MappingKind::Module(module)
     }
 
-    fn open_perf_map(&mut self, pid: Pid, now: u64) -> Option<Arc<PerfMapFile>> {
-        let life = self.living(pid)?;
-        if life.perf_map.is_none() {
+    fn look_for_perf_map(&mut self, pid: Pid, now: u64) {
+        let Some(life) = self.lives.get_mut(&pid).and_then(|lives| lives.last_mut()) else { return };
+        if life.end_ns.is_none() {
             life.perf_map_tried_ns = now;
-            let pid_in_namespace = read_pid_in_namespace(pid)?;
-            let file = self.modules.open_perf_map(pid, pid_in_namespace);
-            self.living(pid)?.perf_map = file;
+            // Most processes have none; whoever wants to know why asks `doctor`.
+            life.perf_maps.look(pid, life.start_ns, &mut self.next_perf_map).ok();
         }
-        self.living(pid)?.perf_map.clone()
     }
 }
 
@@ -525,12 +539,6 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let parent = Pid(fields.nth(1)?.parse().ok()?);
     let start_ticks = fields.nth(17)?.parse().ok()?;
     Some(Stat { command, parent, start_ticks })
-}
-
-/// The process's id as it sees itself: the last of `NSpid`.
-fn read_pid_in_namespace(Pid(pid): Pid) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_ascii_whitespace().last()?.parse().ok()
 }
 
 /// Start time by the monotonic clock; `/proc` counts ticks of the clock that runs through suspend.

@@ -165,7 +165,7 @@ impl Worker {
             }
             if tidied.elapsed() >= HOUSEKEEPING {
                 (tidied, image_budget) = (Instant::now(), IMAGE_BUDGET);
-                self.table.open_perf_maps();
+                self.table.look_for_perf_maps();
                 if let Some(sideband) = &mut self.sideband
                     && let Err(error) = sideband.follow_cpus()
                 {

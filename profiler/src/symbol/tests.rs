@@ -224,6 +224,29 @@ fn code_made_at_run_time_is_named_by_the_perf_map() -> TestResult {
 }
 
 #[test]
+fn a_perf_map_written_after_the_sample_names_it() -> TestResult {
+    let directory = tempfile::tempdir()?;
+    // The same program, but it waits for a line before it writes.
+    let source = JIT
+        .replace("snprintf(path", "printf(\"%p\\n\", code); fflush(stdout); getchar();\n    snprintf(path")
+        .replace("printf(\"%p\\n%p\\n\", code, (void *)main)", "printf(\"0\\n\")");
+    let path = compile(directory.path(), "late", &source, &[])?;
+    let mut probe = Probe::spawn(&mut Command::new(&path))?;
+    let address = probe.address()?;
+    let mut table = ProcessTable::new(100);
+    let location = table.normalize(probe.pid(), address, None);
+    let symbolizer = Symbolizer::spawn(Options::default())?;
+    assert!(!name_of(&symbolizer, location.clone())?.is_named());
+    probe.say("")?;
+    probe.address()?;
+    table.look_for_perf_maps();
+    assert_eq!(&*name_of(&symbolizer, location)?.function, "LazyCompile:~work app.js:3");
+    assert_eq!(symbolizer.counters()?.unresolved, [("no_perf_map", 1)].into());
+    probe.finish()?;
+    Ok(())
+}
+
+#[test]
 fn a_process_in_a_container_is_named_from_its_own_root_and_pid_namespace() -> TestResult {
     let root = tempfile::tempdir()?;
     fs::create_dir(root.path().join("tmp"))?;
@@ -261,7 +284,8 @@ fn a_perf_map_that_links_out_of_the_container_is_not_followed() -> TestResult {
     fs::write(outside.path(), format!("{code:x} 10 secret\n"))?;
     let pid = Pid(children.trim().parse()?);
     let location = ProcessTable::new(100).normalize(pid, code, None);
-    assert!(matches!(location, Location::Anonymous { perf_map: None, .. }), "{location:?}");
+    let Location::Anonymous { perf_maps, .. } = &location else { panic!("{location:?}") };
+    assert!(perf_maps.files().is_empty(), "{location:?}");
     Ok(())
 }
 

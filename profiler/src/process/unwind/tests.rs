@@ -1,0 +1,7 @@
+//! Tables against other readers of the same information, and against files made to do harm.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
+mod framehop_walks;
+mod gimli_rows;
+mod real_files;
