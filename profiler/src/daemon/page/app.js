@@ -24,6 +24,8 @@ function readAddress() {
   for (const name of Object.keys(DEFAULTS)) state[name] = given.get(name) ?? DEFAULTS[name];
   // Grafana writes milliseconds.
   for (const name of ["from", "to", "base_from", "base_to"]) if (/^\d{12,}$/.test(state[name])) state[name] = new Date(Number(state[name])).toISOString();
+  // Links from dashboards join namespace, pod and container; outside of Kubernetes the first two are empty.
+  state.container = state.container.replace(/^\/+/, "");
   if (state.to === "now") state.to = "";
   if (state.kind && !KINDS.some(([kind]) => kind === state.kind)) state.kind = "";
   if (!VIEWS.some(([view]) => view === state.view)) state.view = "flame";
