@@ -127,7 +127,8 @@ fn a_real_prometheus_takes_native_histograms_and_their_quantile_is_the_planted_l
     let arguments = ["--kinds", "clock-nanosleep", "--wait", "20", "--seconds", "20"];
     let mut sleeper = Workload::start_in(&cgroup, "sleeper", &arguments)?;
     sleeper.begin()?;
-    let calls = format!("profiler_syscall_duration_seconds{{container=\"{}\",syscall=\"clock_nanosleep\"}}", cgroup.name());
+    let calls =
+        format!("profiler_syscall_duration_seconds{{container=\"{}\",syscall=\"clock_nanosleep\"}}", cgroup.name());
     prometheus.until(&format!("histogram_count({calls})"), |count| count > 400.0)?;
     let text = daemon.get("/metrics")?.text();
     let labels = [("container", cgroup.name()), ("syscall", "clock_nanosleep")];

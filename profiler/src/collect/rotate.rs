@@ -176,6 +176,8 @@ impl Collection {
 
 #[cfg(test)]
 mod tests {
+    use profiler_ebpf::unwind::Stop;
+
     use super::*;
 
     fn header(sequence: u64, ip: u64) -> RecordHeader {
