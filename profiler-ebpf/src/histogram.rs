@@ -37,41 +37,30 @@ pub fn bucket_of(ns: u64) -> u32 {
         return BUCKETS as u32 - 1;
     }
     let mantissa = if octave <= 31 { t << (31 - octave) } else { t >> (octave - 31) };
-    let quarter = if mantissa >= QUARTERS[1] {
-        2 + u32::from(mantissa >= QUARTERS[2])
-    } else {
-        u32::from(mantissa >= QUARTERS[0])
-    };
-    octave * 4 + quarter
+    let quarter =
+        exceeds(mantissa, QUARTERS[0] - 1) + exceeds(mantissa, QUARTERS[1] - 1) + exceeds(mantissa, QUARTERS[2] - 1);
+    octave * 4 + quarter as u32
 }
 
-/// Floor of the binary logarithm of a value that is not 0, without the CLZ instruction that BPF lacks.
+/// Floor of the binary logarithm of a value that is not 0 and below 2^63, without the CLZ instruction that BPF lacks.
+///
+/// Without branches, too: durations vary, so each would be mispredicted often, and that is dearer than the arithmetic.
 #[inline(always)]
 fn floor_log2(value: u64) -> u32 {
     let mut v = value;
     let mut log = 0;
-    if v >> 32 != 0 {
-        v >>= 32;
-        log += 32;
+    let mut step = 6;
+    while step > 0 {
+        step -= 1;
+        let shift = exceeds(v, (1 << (1 << step)) - 1) << step;
+        v >>= shift;
+        log += shift;
     }
-    if v >> 16 != 0 {
-        v >>= 16;
-        log += 16;
-    }
-    if v >> 8 != 0 {
-        v >>= 8;
-        log += 8;
-    }
-    if v >> 4 != 0 {
-        v >>= 4;
-        log += 4;
-    }
-    if v >> 2 != 0 {
-        v >>= 2;
-        log += 2;
-    }
-    if v >> 1 != 0 {
-        log += 1;
-    }
-    log
+    log as u32
+}
+
+/// 1 if `value` is above `limit`, else 0, for values below 2^63: the sign of the difference.
+#[inline(always)]
+fn exceeds(value: u64, limit: u64) -> u64 {
+    limit.wrapping_sub(value) >> 63
 }

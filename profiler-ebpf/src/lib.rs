@@ -21,7 +21,7 @@ pub use event::{Event, EventKind};
 pub use record::{RecordHeader, RecordKind, Ring};
 pub use settings::{Control, Counter, Offsets, Settings};
 
-/// Frames of one kernel or one user stack, at most.
+/// Frames of one stack that the kernel walks, at most; user stacks walked by tables hold [`unwind::USER_FRAMES`].
 pub const MAX_FRAMES: usize = 127;
 
 /// Length of a thread's name in the kernel (`TASK_COMM_LEN`), the final NUL included.
@@ -70,6 +70,14 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
     /// `settings::COUNTERS` numbers a CPU.
     pub const COUNTERS: &str = "COUNTERS_BY_CPU";
+    /// Memory of unwind tables and mappings: an array of maps.
+    pub const UNWIND_SEGMENTS: &str = "UNWIND_SEGMENTS";
+    /// `unwind::TableEntry` by number.
+    pub const UNWIND_TABLES: &str = "UNWIND_TABLES";
+    /// `unwind::Rule` by index.
+    pub const UNWIND_RULES: &str = "UNWIND_RULES";
+    /// `unwind::ProcessEntry` by process id.
+    pub const UNWIND_PROCESSES: &str = "UNWIND_PROCESSES";
     /// The one `Control`.
     pub const CONTROL: &str = "CONTROL";
 }

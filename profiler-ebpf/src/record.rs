@@ -1,11 +1,11 @@
 //! Records with stacks, and the rings they travel in: one ring a CPU and context, written by that CPU alone and read
 //! through mmap, so neither side takes a lock or makes a call.
 
-use crate::{COMM_BYTES, MAX_FRAMES};
+use crate::{COMM_BYTES, MAX_FRAMES, unwind::USER_FRAMES};
 
 /// What a record tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u16)]
+#[repr(u8)]
 pub enum RecordKind {
     /// A thread found on a CPU.
     OnCpu = 1,
@@ -39,7 +39,9 @@ pub struct RecordHeader {
     /// Length of the record in bytes with its frames, a multiple of 8.
     pub length: u32,
     /// A [`RecordKind`].
-    pub kind: u16,
+    pub kind: u8,
+    /// Why the walk of the user stack ended: a [`crate::unwind::Stop`].
+    pub user_stop: u8,
     /// A [`crate::account::Part`] of the blocked time; meaningless where `blocked_ns` is 0.
     pub reason: u8,
     /// One of [`user_stack`].
@@ -84,7 +86,13 @@ pub struct RecordHeader {
 pub const HEADER_BYTES: usize = size_of::<RecordHeader>();
 
 /// Bytes of the longest record.
-pub const RECORD_BYTES: usize = HEADER_BYTES + 2 * MAX_FRAMES * 8;
+pub const RECORD_BYTES: usize = HEADER_BYTES + (MAX_FRAMES + USER_FRAMES) * 8;
+
+/// Bytes behind a record in which the walk of its user stack keeps its state.
+pub const WALK_BYTES: usize = 128;
+
+/// Bytes that must be free for a record to be written.
+pub const ROOM_BYTES: usize = RECORD_BYTES + WALK_BYTES;
 
 /// Bytes of a ring's data; a smaller power of two may be used ([`crate::Settings::ring_bytes`]).
 pub const RING_BYTES: usize = 1 << 19;
@@ -111,4 +119,4 @@ pub struct Ring {
 pub const SPARE_BYTES: usize = 4096;
 
 const _: () = assert!(HEADER_BYTES == 128);
-const _: () = assert!(RECORD_BYTES <= SPARE_BYTES);
+const _: () = assert!(ROOM_BYTES <= SPARE_BYTES);

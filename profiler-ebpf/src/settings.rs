@@ -180,6 +180,10 @@ pub struct Settings {
     pub filter_containers: u32,
     /// Whether only selected processes are measured.
     pub filter_processes: u32,
+    /// Whether user stacks are walked by tables; else by frame pointers, by the kernel.
+    pub unwind: u32,
+    /// Unused.
+    pub reserved: u32,
 }
 
 /// What a container's filter byte says.
@@ -306,5 +310,5 @@ pub const COUNTERS: usize = 32;
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS);
 const _: () = assert!(size_of::<Offsets>() == 46 * 4 && align_of::<Offsets>() == 4);
-const _: () = assert!(size_of::<Settings>() == 48 && align_of::<Settings>() == 8);
+const _: () = assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 8);
 const _: () = assert!(size_of::<Control>() == 32 && align_of::<Control>() == 8);

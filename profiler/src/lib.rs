@@ -2,14 +2,16 @@
 //!
 //! Data goes one way through the rooms: [`kernel`] drains raw windows; [`process`], [`symbol`] and [`container`] give
 //! them names; [`collect`] runs a collection and fills a [`profile`]; [`target`] analyses it; [`output`] writes it;
-//! [`cli`] is the thin front. No room reaches back.
+//! [`daemon`] keeps and serves it; [`cli`] is the thin front. No room reaches back.
 
 pub mod cli;
 pub mod collect;
 pub mod container;
+pub mod daemon;
 pub mod kernel;
 pub mod output;
 pub mod process;
 pub mod profile;
+pub mod quantity;
 pub mod symbol;
 pub mod target;

@@ -89,6 +89,19 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// Sets its share of the CPU beside its siblings; 1024 is what everybody has.
+    pub fn set_weight(&self, shares: u64) -> Result<()> {
+        for directory in &self.directories {
+            if directory.join("cpu.shares").exists() {
+                return write(&directory.join("cpu.shares"), &shares.to_string());
+            }
+            if directory.join("cpu.weight").exists() {
+                return write(&directory.join("cpu.weight"), &(shares * 100 / 1024).clamp(1, 10_000).to_string());
+            }
+        }
+        bail!("{}: no CPU controller has a weight here", self.name())
+    }
+
     /// The name that the profiler shows for it.
     pub fn name(&self) -> &str {
         &self.id[..12]

@@ -4,6 +4,7 @@
 //! - [`workload`]: a program of `examples` with a known answer
 //! - [`cgroup`]: a container without a runtime: a cgroup that looks like one
 //! - [`containers`]: private container runtimes with real containers, and [`require!`] for tests that need them
+//! - [`daemon`]: the daemon, asked over HTTP
 //! - [`program`]: the profiler, run as a user runs it
 //! - [`report`] and [`pprof`]: what it wrote, read by other code than wrote it
 //! - [`observation`]: workloads, recorded from before their work to after it
@@ -11,6 +12,7 @@
 
 pub mod cgroup;
 pub mod containers;
+pub mod daemon;
 pub mod figures;
 pub mod observation;
 pub mod pprof;

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod coverage;
 mod demo;
+mod examples;
 mod object;
 mod setup;
 mod step;
@@ -27,6 +28,7 @@ enum Xtask {
     Vm(vm::Vm),
     Coverage(coverage::Coverage),
     Bench(bench::Bench),
+    Examples(examples::Examples),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Xtask::Vm(command) => command.run(),
         Xtask::Coverage(command) => command.run(),
         Xtask::Bench(command) => command.run(),
+        Xtask::Examples(command) => command.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

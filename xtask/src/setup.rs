@@ -28,6 +28,23 @@ pub const VM: Group = Group { name: "emulator", packages: &["qemu-system-x86", "
 /// What the benchmark compares with.
 pub const BENCH: Group =
     Group { name: "benchmark", packages: &["bpftool", "libbpf-tools", "bpftrace", "linux-perf", "busybox-static"] };
+/// What scrapes the daemon in the tests.
+pub const DAEMON: Group = Group { name: "scraper", packages: &["prometheus"] };
+/// What builds and runs the planted suite and the platform of examples/.
+pub const EXAMPLES: Group = Group {
+    name: "examples",
+    packages: &[
+        "gcc",
+        "golang-go",
+        "openjdk-17-jdk-headless",
+        "nodejs",
+        "python3.11",
+        "python3.11-venv",
+        "python3-yaml",
+        "redis-server",
+        "nginx-light",
+    ],
+};
 /// What reads coverage counters.
 pub const COVERAGE: Group = Group { name: "coverage", packages: &["llvm-22"] };
 
@@ -47,9 +64,15 @@ pub struct Setup {
     /// The emulator for `cargo xtask vm`.
     #[arg(long)]
     vm: bool,
+    /// Prometheus and promtool: for the tests of the daemon.
+    #[arg(long)]
+    daemon: bool,
     /// The tools that `cargo xtask bench` compares with.
     #[arg(long)]
     bench: bool,
+    /// The languages and servers of examples/.
+    #[arg(long)]
+    examples: bool,
     /// All of them (the default when none is named).
     #[arg(long)]
     all: bool,
@@ -58,17 +81,34 @@ pub struct Setup {
 impl Setup {
     /// Runs the command.
     pub fn run(&self) -> Result<()> {
-        let all = self.all || !(self.ebpf || self.containers || self.vm || self.bench);
-        let wanted = [(self.containers, CONTAINERS), (self.vm, VM), (self.bench, BENCH)];
+        let all =
+            self.all || !(self.ebpf || self.containers || self.vm || self.daemon || self.bench || self.examples);
+        let wanted = [
+            (self.containers, CONTAINERS),
+            (self.vm, VM),
+            (self.daemon, DAEMON),
+            (self.bench, BENCH),
+            (self.examples, EXAMPLES),
+        ];
         for (asked, group) in wanted {
             if all || asked {
                 install(&group)?;
             }
         }
+        if all || self.daemon {
+            stop_service("prometheus");
+        }
         if all || self.ebpf {
             install_ebpf()?;
         }
         install_rust_components()
+    }
+}
+
+/// Debian starts what it installs. The tests start their own; where there is no service manager, nothing was started.
+fn stop_service(name: &str) {
+    if !Step::new("stop the packaged service", "systemctl").args(["disable", "--now", name]).succeeds() {
+        say(format!("{name}: no service manager to ask; nothing was started"));
     }
 }
 

@@ -19,9 +19,6 @@ use crate::workspace;
 /// Checks, builds and tests everything.
 #[derive(Args)]
 pub struct Test {
-    /// Run the smoke on other kernels, too (`cargo xtask vm`).
-    #[arg(long)]
-    vm: bool,
     /// Only tests whose name contains this; checks and other kernels are left out.
     filter: Option<String>,
 }
@@ -46,8 +43,7 @@ impl Test {
         course.tests("unit tests", &["--lib", "--bins"], filter, &[]);
         course.tests("examples in docs", &["--doc"], filter, &[]);
         course.tests("integration tests", &["--test", "*"], filter, &["--test-threads=1"]);
-        // Until the smoke passes on both kernels it has to be asked for: see the changelog.
-        if self.vm && self.filter.is_none() {
+        if self.filter.is_none() {
             course.step("other kernels", || vm::run_all(&vm::KERNELS));
         }
         course.finish()

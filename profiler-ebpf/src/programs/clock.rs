@@ -27,11 +27,17 @@ pub fn advance(cpu: u32, container: u32, ns: u64) {
     }
 }
 
+/// A container's clock on a CPU, up to the end of the last slice.
+#[inline(always)]
+pub fn settled(cpu: u32, container: u32) -> u64 {
+    // SAFETY: an aligned word, read whole.
+    clock(cpu, container).map_or(0, |clock| unsafe { core::ptr::read_volatile(clock) })
+}
+
 /// A container's clock on a CPU at `now_ns`, the slice under way included.
 #[inline(always)]
 pub fn read(cpu: u32, container: u32, now_ns: u64) -> u64 {
-    // SAFETY: an aligned word, read whole.
-    let settled = clock(cpu, container).map_or(0, |clock| unsafe { core::ptr::read_volatile(clock) });
+    let settled = settled(cpu, container);
     match cpu_state(cpu) {
         Some(state) if state.running == container => settled + now_ns.saturating_sub(state.running_since_ns),
         _ => settled,

@@ -14,7 +14,7 @@ use crate::{
     kernel::Task,
     maps::ON_CPU_RINGS,
     ring::{self, About},
-    task,
+    task, unwind,
 };
 
 /// Overflow of a `cpu-clock` event, in the timer interrupt of its CPU.
@@ -49,7 +49,7 @@ fn sample(context: &PerfEventContext) {
     ring::describe(room.record, about, task, slot);
     let kernel_bytes = ring::kernel_stack(context.as_ptr(), room.record);
     let user_bytes =
-        if task.has_user_stack() { ring::user_stack(context.as_ptr(), room.record, kernel_bytes) } else { 0 };
+        if task.has_user_stack() { unwind::user_stack(context.as_ptr(), room.record, kernel_bytes) } else { 0 };
     let length = ring::close(room.record, kernel_bytes, user_bytes);
     room.submit(length);
     count(Counter::SamplesKept);

@@ -6,17 +6,18 @@ use aya_ebpf::{
     bindings::seq_file,
     helpers::generated::{bpf_ktime_get_ns, bpf_seq_write},
 };
-use profiler_ebpf::{Control, Counter, Part, RecordHeader, RecordKind, record::user_stack, settings::iterate};
+use profiler_ebpf::{Counter, Part, RecordHeader, RecordKind, record::user_stack, settings::iterate};
 
 use crate::{
     clock, container,
     counter::count,
     kernel::{Task, is_dead, is_new},
     lifecycle,
-    maps::{self, CONTROL, SCRATCH, setting},
+    maps::{CONTROL, SCRATCH, setting},
     ring::{self, About},
     task::{self, TaskSlot},
-    wait, window,
+    wait,
+    window::{self, Window},
 };
 
 /// `struct bpf_iter__task`
@@ -122,8 +123,9 @@ fn observe(slot: &mut TaskSlot, task: Task, state: u32) {
     let now_ns = unsafe { bpf_ktime_get_ns() };
     slot.gap_start_ns = now_ns;
     slot.runnable_ns = now_ns;
-    slot.gap_syscall = wait::syscall_of(task);
-    slot.reason = wait::reason(task, state, slot.gap_syscall) as u32;
+    let registers = task.registers();
+    slot.gap_syscall = wait::syscall_of(registers);
+    slot.reason = wait::reason(slot, task, registers, state) as u32;
     wait::queue(slot, task.cpu(), now_ns, task.throttled_ns());
     slot.created_ns = now_ns;
     slot.since_ns = now_ns;
@@ -141,7 +143,7 @@ fn observe(slot: &mut TaskSlot, task: Task, state: u32) {
 #[inline(always)]
 fn settle(task: Task, seq: *mut seq_file) {
     let Some(slot) = task::slot_of(task) else { return };
-    let (generation, start_ns) = Control::split(maps::window());
+    let Window { generation, start_ns } = window::current();
     let (since_ns, state) = (slot.since_ns, slot.state);
     if state == task::ABSENT || since_ns >= start_ns || !container::is_wanted(slot) {
         return;

@@ -36,15 +36,28 @@ const S_IFSOCK: u16 = 0o14;
 
 /// Kinds of files that blocking is told apart by.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub enum FileKind {
+    /// A pipe, a terminal, anything else.
+    Other = 0,
     /// A regular file, a directory, a symbolic link or a block device.
     Disk,
     /// A socket.
     Socket,
     /// A timer.
     Timer,
-    /// A pipe, a terminal, anything else.
-    Other,
+}
+
+impl From<u32> for FileKind {
+    #[inline(always)]
+    fn from(number: u32) -> Self {
+        match number {
+            1 => Self::Disk,
+            2 => Self::Socket,
+            3 => Self::Timer,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Loads a member.
@@ -270,7 +283,7 @@ impl Task {
 
     /// The open file behind a descriptor of the thread's process.
     #[inline(always)]
-    fn file(self, descriptor: u64) -> Option<u64> {
+    pub fn file(self, descriptor: u64) -> Option<File> {
         let files: *const c_void = self.member(offset!(task_files));
         // SAFETY: `files_struct` and `fdtable` are typed; the table of descriptors is an array of pointers, whose type is
         // lost, so the helper reads it and checks.
@@ -281,49 +294,53 @@ impl Task {
                 return None;
             }
             let array: u64 = load(table, offset!(fdt_fd));
-            bpf_probe_read_kernel((array + descriptor * 8) as *const u64).ok()
+            bpf_probe_read_kernel((array + descriptor * 8) as *const u64).ok().map(File)
         }
     }
 
     /// Address of the operations of the file behind a descriptor; 0 if there is none.
     #[inline(always)]
     pub fn file_operations(self, descriptor: u64) -> u64 {
-        self.file(descriptor).map_or(0, operations)
+        self.file(descriptor).map_or(0, File::operations)
+    }
+}
+
+/// An open file, by the address of the kernel's struct.
+#[derive(Clone, Copy)]
+pub struct File(u64);
+
+impl File {
+    /// Address of its operations; 0 if it cannot be read.
+    #[inline(always)]
+    pub fn operations(self) -> u64 {
+        // SAFETY: the helper checks what it reads.
+        unsafe { bpf_probe_read_kernel((self.0 + u64::from(offset!(file_op))) as *const u64) }.unwrap_or(0)
     }
 
-    /// What kind of file a descriptor of the thread's process is.
+    /// What kind of file it is; `operations` are its own.
     #[inline(always)]
-    pub fn file_kind(self, descriptor: u64) -> FileKind {
-        let Some(file) = self.file(descriptor) else { return FileKind::Other };
+    pub fn kind(self, operations: u64) -> FileKind {
         // SAFETY: the helper checks what it reads.
-        unsafe {
-            let Ok(inode) = bpf_probe_read_kernel((file + u64::from(offset!(file_inode))) as *const u64) else {
+        let mode = unsafe {
+            let Ok(inode) = bpf_probe_read_kernel((self.0 + u64::from(offset!(file_inode))) as *const u64) else {
                 return FileKind::Other;
             };
             let Ok(mode) = bpf_probe_read_kernel((inode + u64::from(offset!(inode_mode))) as *const u16) else {
                 return FileKind::Other;
             };
-            let kind = mode >> S_IFMT_SHIFT;
-            // Anonymous files have no type, or (6.16 and newer) that of a regular file.
-            if kind == 0 || kind == S_IFREG {
-                let timer = timer_operations();
-                if timer != 0 && self::operations(file) == timer {
-                    return FileKind::Timer;
-                }
-            }
-            match kind {
-                S_IFSOCK => FileKind::Socket,
-                S_IFREG | S_IFDIR | S_IFBLK | S_IFLNK => FileKind::Disk,
-                _ => FileKind::Other,
-            }
+            mode
+        };
+        let kind = mode >> S_IFMT_SHIFT;
+        // Anonymous files have no type, or (6.16 and newer) that of a regular file.
+        if (kind == 0 || kind == S_IFREG) && operations != 0 && operations == timer_operations() {
+            return FileKind::Timer;
+        }
+        match kind {
+            S_IFSOCK => FileKind::Socket,
+            S_IFREG | S_IFDIR | S_IFBLK | S_IFLNK => FileKind::Disk,
+            _ => FileKind::Other,
         }
     }
-}
-
-#[inline(always)]
-fn operations(file: u64) -> u64 {
-    // SAFETY: the helper checks what it reads.
-    unsafe { bpf_probe_read_kernel((file + u64::from(offset!(file_op))) as *const u64) }.unwrap_or(0)
 }
 
 /// Id of a cgroup.

@@ -12,6 +12,7 @@ use crate::{
     kernel::Task,
     maps::{EVENTS, SELECTED, setting},
     task::{self, NO_SYSCALL, TaskSlot},
+    unwind,
 };
 
 /// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`: no run-queue lock is held here, so this
@@ -21,6 +22,7 @@ pub fn sched_process_fork(context: BtfTracePointContext) -> i32 {
     let (parent, child) = (Task(context.arg(0)), Task(context.arg(1)));
     let inherited = task::slot_of(parent).map_or(0, |slot| slot.selected);
     debug!(&context, "fork: {} begins {}", parent.tid(), child.tid());
+    unwind::inherit(parent, child);
     match task::create_slot(child) {
         Some(slot) => initialize(slot, child, inherited),
         None => count(Counter::SlotNotCreated),
@@ -73,6 +75,7 @@ pub fn sched_process_exec(context: BtfTracePointContext) -> i32 {
         // The address space that its gaps were spent in is gone.
         slot.want_user_stack = 0;
     }
+    unwind::forget(task);
     debug!(&context, "exec: {}", task.pid());
     tell(EventKind::Exec, task);
     0

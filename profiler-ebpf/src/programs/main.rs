@@ -25,6 +25,7 @@ mod sched_wakeup;
 mod sys_enter;
 mod sys_exit;
 mod task;
+mod unwind;
 mod wait;
 mod window;
 

@@ -5,11 +5,17 @@
 use core::ptr;
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, Queue, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, Queue, RingBuf},
     macros::btf_map,
 };
 use profiler_ebpf::{
-    Control, CpuState, Event, LedgerRow, Offsets, Ring, Settings, SyscallRow, settings::COUNTERS, syscall,
+    Control, CpuState, Event, LedgerRow, Offsets, Ring, Settings, SyscallRow,
+    settings::COUNTERS,
+    syscall,
+    unwind::{
+        ProcessEntry, TableEntry,
+        storage::{PROCESSES, SEGMENT_BYTES, SEGMENTS},
+    },
 };
 
 use crate::task::TaskStorage;
@@ -53,6 +59,21 @@ pub static COUNTERS_BY_CPU: Array<[u64; COUNTERS], 1, MMAPABLE> = Array::new();
 pub static CONTROL: Array<Control, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static TASKS: TaskStorage = TaskStorage::new();
+/// One value a segment.
+#[repr(C, align(8))]
+pub struct Segment([u8; SEGMENT_BYTES]);
+
+/// `BPF_F_NO_PREALLOC`: room is taken by those that are there.
+const NO_PREALLOC: usize = 1;
+
+#[btf_map]
+pub static UNWIND_SEGMENTS: ArrayOfMaps<Array<Segment, 1, MMAPABLE>, { SEGMENTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static UNWIND_TABLES: Array<TableEntry, 1, MMAPABLE> = Array::new();
+#[btf_map]
+pub static UNWIND_RULES: Array<u64, 1, MMAPABLE> = Array::new();
+#[btf_map]
+pub static UNWIND_PROCESSES: HashMap<u32, ProcessEntry, { PROCESSES as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static SCRATCH: Array<[u8; 4096], 1> = Array::new();
 
@@ -72,6 +93,8 @@ pub static SETTINGS: Settings = Settings {
     syscalls: 0,
     filter_containers: 0,
     filter_processes: 0,
+    unwind: 0,
+    reserved: 0,
 };
 
 #[unsafe(no_mangle)]

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use profiler_ebpf::{
     MAX_FRAMES, RecordHeader, RecordKind, Ring,
-    record::{HEADER_BYTES, RECORD_BYTES, RING_BYTES},
+    record::{HEADER_BYTES, RING_BYTES, ROOM_BYTES},
 };
 
 use crate::{
@@ -29,7 +29,7 @@ type Rings = Array<Ring, 1, { 1 << 10 }>;
 pub struct Room {
     ring: *mut Ring,
     head: u64,
-    /// Where the record goes; [`RECORD_BYTES`] may be written.
+    /// Where the record goes; [`ROOM_BYTES`] may be written.
     pub record: *mut u8,
 }
 
@@ -41,7 +41,7 @@ pub fn reserve(rings: &Rings, cpu: u32) -> Option<Room> {
     let (head, tail) =
         unsafe { (ptr::read_volatile(&raw const (*ring).head), ptr::read_volatile(&raw const (*ring).tail)) };
     let bytes = u64::from(setting!(ring_bytes));
-    if head.wrapping_sub(tail) + RECORD_BYTES as u64 > bytes {
+    if head.wrapping_sub(tail) + ROOM_BYTES as u64 > bytes {
         return None;
     }
     let place = (head & (bytes - 1)) as usize & (RING_BYTES - 1);
@@ -74,7 +74,8 @@ pub fn describe(record: *mut u8, about: About, task: Task, slot: &TaskSlot) {
     let header = record.cast::<RecordHeader>();
     // SAFETY: the record has room for a header. Rings keep records at multiples of eight bytes.
     unsafe {
-        (*header).kind = about.kind as u16;
+        (*header).kind = about.kind as u8;
+        (*header).user_stop = 0;
         (*header).reason = about.reason;
         (*header).user_stack = about.user_stack;
         (*header).time_ns = about.time_ns;

@@ -35,7 +35,7 @@ fn migrate(slot: &mut TaskSlot, task: Task, destination: u32) {
     let clock_ns = clock::read(slot.cpu, slot.container, now_ns);
     let waited = wait::waited(slot, now_ns, clock_ns, task.throttled_ns());
     if container::is_wanted(slot) {
-        window::account_waited(window::end_state(slot, now_ns), here, slot.container, waited);
+        window::account_waited(window::end_state(slot, window::current(), now_ns), here, slot.container, waited);
         slot.gap_self_ns += waited.own_ns;
         slot.gap_other_ns += waited.other_ns;
         slot.gap_throttled_ns += waited.throttled_ns;

@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use profiler_ebpf::{
-    CONTAINER_IDLE, CONTAINER_OVERFLOW, Counter, CpuState, Part, RecordHeader, RecordKind,
+    CONTAINER_IDLE, CONTAINER_OVERFLOW, Counter, CpuState, LedgerRow, Part, RecordHeader, RecordKind,
     account::{SLICES, Slice},
     histogram::{self, BUCKETS},
     record::user_stack,
@@ -22,8 +22,8 @@ use crate::{
     maps::{OFF_CPU_RINGS, setting},
     ring::{self, About},
     task::{self, NO_SYSCALL, TaskSlot},
-    wait,
-    window::{self, Stretch, Waited},
+    unwind, wait,
+    window::{self, Waited, Window},
 };
 
 /// `sched_switch(bool preempt, struct task_struct *prev, struct task_struct *next, ...)`
@@ -34,15 +34,24 @@ pub fn sched_switch(context: BtfTracePointContext) -> i32 {
     0
 }
 
+/// When and where an event happens.
+#[derive(Clone, Copy)]
+struct Moment {
+    window: Window,
+    cpu: u32,
+    now_ns: u64,
+}
+
 #[inline(always)]
 fn switch(context: *mut c_void, preempted: bool, previous: Task, next: Task) {
     // SAFETY: the helpers have no preconditions.
     let (now_ns, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
     let Some(state) = clock::cpu_state(cpu) else { return };
     end_slice(state, cpu, now_ns);
+    let window = window::current();
     if previous.tid() != 0 {
         match task::slot_of(previous) {
-            Some(slot) => leave(context, state, slot, previous, preempted, cpu, now_ns),
+            Some(slot) => leave(context, state, slot, previous, preempted, Moment { window, cpu, now_ns }),
             None => count(Counter::SwitchNoSlot),
         }
     }
@@ -51,7 +60,7 @@ fn switch(context: *mut c_void, preempted: bool, previous: Task, next: Task) {
     } else {
         match task::slot_of(next) {
             Some(slot) => {
-                arrive(state, slot, next, cpu, now_ns);
+                arrive(state, slot, next, Moment { window, cpu, now_ns });
                 slot.container
             }
             None => {
@@ -96,20 +105,13 @@ fn slice(state: &mut CpuState, number: u32) -> &mut Slice {
 
 /// A thread leaves the CPU: its running time ends, and a gap begins.
 #[inline(always)]
-fn leave(
-    context: *mut c_void,
-    state: &mut CpuState,
-    slot: &mut TaskSlot,
-    task: Task,
-    preempted: bool,
-    cpu: u32,
-    now_ns: u64,
-) {
+fn leave(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, task: Task, preempted: bool, moment: Moment) {
+    let Moment { cpu, now_ns, .. } = moment;
     let wanted = container::is_wanted(slot);
     let task_state = task.state();
     let runnable = preempted || task_state == 0;
     if wanted && slot.state == task::RUNNING {
-        account_running(slot, task, cpu, now_ns, runnable);
+        account_running(slot, task, moment, runnable);
     }
     container::refresh(slot, task);
     slot.since_ns = now_ns;
@@ -133,8 +135,9 @@ fn leave(
     } else {
         slot.state = task::BLOCKED;
         if wanted {
-            slot.gap_syscall = wait::syscall_of(task);
-            slot.reason = wait::reason(task, task_state, slot.gap_syscall) as u32;
+            let registers = task.registers();
+            slot.gap_syscall = wait::syscall_of(registers);
+            slot.reason = wait::reason(slot, task, registers, task_state) as u32;
         }
     }
     if setting!(off_cpu) != 0 && wanted && slot.gap_syscall == NO_SYSCALL && task.has_user_stack() {
@@ -143,11 +146,11 @@ fn leave(
 }
 
 #[inline(always)]
-fn account_running(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, runnable: bool) {
+fn account_running(slot: &mut TaskSlot, task: Task, moment: Moment, runnable: bool) {
     let (user_ns, kernel_ns, exec_ns) = (task.user_ticks_ns(), task.kernel_ticks_ns(), task.exec_ns());
     let ran_ns = exec_ns.wrapping_sub(slot.exec_ns);
-    let stretch = window::end_state(slot, now_ns);
-    if let Some(row) = window::account_ran(stretch, cpu, slot.container, ran_ns) {
+    let stretch = window::end_state(slot, moment.window, moment.now_ns);
+    if let Some(row) = window::account_ran(stretch, moment.cpu, slot.container, ran_ns) {
         row.user_ticks_ns += user_ns.wrapping_sub(slot.user_ticks_ns);
         row.kernel_ticks_ns += kernel_ns.wrapping_sub(slot.kernel_ticks_ns);
         if runnable {
@@ -180,7 +183,7 @@ fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, task
     };
     let about = About { kind: RecordKind::UserStackAtSwitch, time_ns: now_ns, reason: 0, user_stack: user_stack::NONE };
     ring::describe(room.record, about, task, slot);
-    let user_bytes = ring::user_stack(context, room.record, 0);
+    let user_bytes = unwind::user_stack(context, room.record, 0);
     let length = ring::close(room.record, 0, user_bytes);
     room.submit(length);
     // SAFETY: the helper has no preconditions.
@@ -189,21 +192,23 @@ fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, task
 
 /// A thread comes back to the CPU: its gap ends.
 #[inline(always)]
-fn arrive(state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) {
+fn arrive(state: &mut CpuState, slot: &mut TaskSlot, task: Task, moment: Moment) {
+    let Moment { window, cpu, now_ns } = moment;
     if container::is_wanted(slot) {
         if slot.state == task::RUNNABLE {
-            let waited = end_wait(slot, task, cpu, now_ns);
+            let waited = end_wait(slot, task, moment);
+            // One number serves both draws of this moment: each estimate is unbiased by itself.
             let random = clock::random(state);
             wait::name_neighbours(cpu, slot.container, slot.queued_ns, now_ns, waited.other_ns, random);
             slot.gap_self_ns += waited.own_ns;
             slot.gap_other_ns += waited.other_ns;
             slot.gap_throttled_ns += waited.throttled_ns;
-            keep(state, slot, task, cpu, now_ns);
+            keep(slot, task, cpu, now_ns, random);
         } else if slot.state == task::BLOCKED {
             // Woken before it had a slot.
-            window::account(window::end_state(slot, now_ns), cpu, slot.container, slot.reason);
+            window::account(window::end_state(slot, window, now_ns), cpu, slot.container, slot.reason);
             slot.gap_blocked_ns = now_ns.saturating_sub(slot.gap_start_ns);
-            keep(state, slot, task, cpu, now_ns);
+            keep(slot, task, cpu, now_ns, clock::random(state));
         }
     }
     slot.since_ns = now_ns;
@@ -212,7 +217,8 @@ fn arrive(state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_n
 }
 
 #[inline(always)]
-fn end_wait(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) -> Waited {
+fn end_wait(slot: &mut TaskSlot, task: Task, moment: Moment) -> Waited {
+    let Moment { window, cpu, now_ns } = moment;
     // The scheduler's own figure for this wait ends when it decides to switch and begins when it puts the thread on the
     // queue, both a little before the events that tell of it. What ours is longer by, its blocked time is longer by too.
     let whole_ns = now_ns.saturating_sub(slot.queued_ns);
@@ -221,22 +227,25 @@ fn end_wait(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) -> Waited {
         None => 0,
     };
     slot.queued_ns = slot.queued_ns.wrapping_add(surplus_ns);
-    let waited = wait::waited(slot, now_ns, clock::read(cpu, slot.container, now_ns), task.throttled_ns());
-    let stretch = window::end_state(slot, now_ns);
-    let before = if slot.gap_blocked_ns == 0 { Part::Stolen as u32 } else { slot.reason };
-    window::account_waited(stretch, cpu, slot.container, waited);
-    window::correct(stretch, cpu, slot.container, before, surplus_ns);
+    // This CPU's slice has just ended, so its clocks are settled.
+    let waited = wait::waited(slot, now_ns, clock::settled(cpu, slot.container), task.throttled_ns());
+    let stretch = window::end_state(slot, window, now_ns);
+    if let Some(row) = window::account_waited(stretch, cpu, slot.container, waited) {
+        // What the wait is accounted shorter than it was seen (or, as a negative number in two's complement, longer) goes
+        // to the part that came before it, so that the parts go on to sum to the thread's lifetime.
+        let before = if slot.gap_blocked_ns == 0 { Part::Stolen as u32 } else { slot.reason };
+        window::add(row, before, surplus_ns);
+        count_latency(row, now_ns.saturating_sub(slot.runnable_ns));
+    }
     if slot.gap_blocked_ns != 0 {
         let blocked_ns = slot.gap_blocked_ns.wrapping_add(surplus_ns);
         slot.gap_blocked_ns = if blocked_ns.cast_signed() > 0 { blocked_ns } else { 1 };
     }
-    count_latency(stretch, cpu, slot.container, now_ns.saturating_sub(slot.runnable_ns));
     waited
 }
 
 #[inline(always)]
-fn count_latency(stretch: Stretch, cpu: u32, container: u32, ns: u64) {
-    let Some(row) = window::row(stretch.generation, cpu, container) else { return };
+fn count_latency(row: &mut LedgerRow, ns: u64) {
     if ns > row.run_queue_max_ns {
         row.run_queue_max_ns = ns;
     }
@@ -249,7 +258,7 @@ fn count_latency(stretch: Stretch, cpu: u32, container: u32, ns: u64) {
 
 /// Keeps the gap with probability d / T (always from T on) and takes its kernel stack if so.
 #[inline(always)]
-fn keep(state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) {
+fn keep(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, random: u32) {
     if setting!(off_cpu) == 0 {
         return;
     }
@@ -263,7 +272,7 @@ fn keep(state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns:
         let before_ns = if slot.predicted_ns == 0 { gap_ns } else { slot.predicted_ns };
         slot.predicted_ns = before_ns - before_ns / 4 + gap_ns / 4;
     }
-    if !choose(state, slot, gap_ns, foreseen) {
+    if !choose(slot, gap_ns, foreseen, u64::from(random)) {
         return;
     }
     count(Counter::GapsChosen);
@@ -312,12 +321,11 @@ fn forget_taking(slot: &mut TaskSlot) {
 /// Draws with probability d / T in all, whatever was foreseen; a gap whose user stack was taken is preferred as far as
 /// that is possible without favouring any stack: see docs/decisions on sampling gaps.
 #[inline(always)]
-fn choose(state: &mut CpuState, slot: &TaskSlot, gap_ns: u64, foreseen: bool) -> bool {
+fn choose(slot: &TaskSlot, gap_ns: u64, foreseen: bool, random: u64) -> bool {
     let threshold_ns = setting!(offcpu_threshold_ns);
     if gap_ns >= threshold_ns {
         return true;
     }
-    let random = u64::from(clock::random(state));
     if !foreseen {
         return (random * threshold_ns) >> 32 < gap_ns;
     }

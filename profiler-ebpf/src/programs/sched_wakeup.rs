@@ -59,7 +59,7 @@ fn wake(task: Task) {
 fn end_block(slot: &mut TaskSlot, now_ns: u64) {
     // SAFETY: the helper has no preconditions. Interrupts are off, so the waker's CPU is this one until the end.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    window::account(window::end_state(slot, now_ns), cpu, slot.container, slot.reason);
+    window::account(window::end_state(slot, window::current(), now_ns), cpu, slot.container, slot.reason);
     slot.gap_blocked_ns = now_ns.saturating_sub(slot.gap_start_ns);
 }
 

@@ -22,6 +22,7 @@ use crate::{
     maps::{self, CONTROL, SYSCALL_INDEX, SYSCALL_RINGS, SYSCALLS as ROWS, setting},
     ring::{self, About},
     task::{self, NO_SYSCALL, TaskSlot},
+    unwind,
 };
 
 /// Largest errno a syscall returns (`MAX_ERRNO`).
@@ -196,7 +197,7 @@ fn take_user_stack(context: &BtfTracePointContext, slot: &TaskSlot, task: Task, 
             ring::describe(room.record, about, task, slot);
             // SAFETY: the record has room for a header.
             unsafe { (*room.record.cast::<RecordHeader>()).gap_start_ns = slot.want_user_stack };
-            let user_bytes = ring::user_stack(context.as_ptr(), room.record, 0);
+            let user_bytes = unwind::user_stack(context.as_ptr(), room.record, 0);
             let length = ring::close(room.record, 0, user_bytes);
             room.submit(length);
         }

@@ -76,8 +76,10 @@ pub struct TaskSlot {
     pub queued_throttled_ns: u64,
     /// The CPU it waits on.
     pub cpu: u32,
-    /// Unused.
-    pub reserved: u32,
+    /// [`FileKind`](crate::kernel::FileKind) of the files that `file_operations` serves.
+    pub file_kind: u32,
+    /// Operations of the file that it last blocked on.
+    pub file_operations: u64,
 
     /// `utime` when last read.
     pub user_ticks_ns: u64,

@@ -13,7 +13,7 @@ use profiler_ebpf::{
 use crate::{
     atomic, clock,
     counter::count,
-    kernel::{FileKind, Task, is_uninterruptible},
+    kernel::{FileKind, Registers, Task, is_uninterruptible},
     maps::{self, WAITED_BEHIND, setting},
     task::{NO_SYSCALL, TaskSlot},
     window::Waited,
@@ -21,14 +21,15 @@ use crate::{
 
 /// Number of the syscall that the thread is in, or [`NO_SYSCALL`].
 #[inline(always)]
-pub fn syscall_of(task: Task) -> u32 {
-    let number = task.registers().syscall();
+pub fn syscall_of(registers: Registers) -> u32 {
+    let number = registers.syscall();
     if number < 0 || number > i64::from(u16::MAX) { NO_SYSCALL } else { number as u32 }
 }
 
-/// What a thread that is about to block, or is blocked, waits for.
+/// What a thread that is about to block, or is blocked, in `slot.gap_syscall` waits for.
 #[inline(always)]
-pub fn reason(task: Task, state: u32, syscall: u32) -> Part {
+pub fn reason(slot: &mut TaskSlot, task: Task, registers: Registers, state: u32) -> Part {
+    let syscall = slot.gap_syscall;
     if task.is_kernel_thread() {
         return Part::BlockedOther;
     }
@@ -45,11 +46,11 @@ pub fn reason(task: Task, state: u32, syscall: u32) -> Part {
         CLASS_SLEEP => Part::BlockedSleep,
         CLASS_NETWORK => Part::BlockedNetwork,
         CLASS_FILE if is_uninterruptible(state) => Part::BlockedDisk,
-        CLASS_POLL if task.registers().argument(argument) as u32 == 0 => Part::BlockedSleep,
+        CLASS_POLL if registers.argument(argument) as u32 == 0 => Part::BlockedSleep,
         CLASS_POLL => Part::BlockedNetwork,
         CLASS_DESCRIPTOR => {
-            let descriptor = task.registers().argument(argument) & 0xffff_ffff;
-            match task.file_kind(descriptor) {
+            let descriptor = registers.argument(argument) & 0xffff_ffff;
+            match file_kind(slot, task, descriptor) {
                 FileKind::Socket => Part::BlockedNetwork,
                 FileKind::Timer => Part::BlockedSleep,
                 FileKind::Disk if is_uninterruptible(state) => Part::BlockedDisk,
@@ -58,6 +59,19 @@ pub fn reason(task: Task, state: u32, syscall: u32) -> Part {
         }
         _ => Part::BlockedOther,
     }
+}
+
+/// What kind of file a descriptor is. A file's operations serve one kind of file, and a thread mostly waits for the same
+/// kind again, so the kind is looked up only when the operations are others than the last time.
+#[inline(always)]
+fn file_kind(slot: &mut TaskSlot, task: Task, descriptor: u64) -> FileKind {
+    let Some(file) = task.file(descriptor) else { return FileKind::Other };
+    let operations = file.operations();
+    if operations != slot.file_operations {
+        slot.file_operations = operations;
+        slot.file_kind = file.kind(operations) as u32;
+    }
+    FileKind::from(slot.file_kind)
 }
 
 /// The thread starts to wait on a CPU's run queue.

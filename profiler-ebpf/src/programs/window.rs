@@ -8,6 +8,22 @@ use crate::{
     task::TaskSlot,
 };
 
+/// The window in force: read once an event.
+#[derive(Clone, Copy)]
+pub struct Window {
+    /// Its generation.
+    pub generation: u32,
+    /// When it began (CLOCK_MONOTONIC, ns).
+    pub start_ns: u64,
+}
+
+/// The window in force.
+#[inline(always)]
+pub fn current() -> Window {
+    let (generation, start_ns) = Control::split(maps::window());
+    Window { generation, start_ns }
+}
+
 /// A stretch of time, split at the start of the current window.
 #[derive(Clone, Copy)]
 pub struct Stretch {
@@ -24,8 +40,8 @@ pub struct Stretch {
 /// A state that began before the window is shared with the iterator, which settles it for threads that do not switch:
 /// whoever moves `since_ns` to the window's start accounts the part before.
 #[inline(always)]
-pub fn end_state(slot: &mut TaskSlot, now_ns: u64) -> Stretch {
-    let (generation, start_ns) = Control::split(maps::window());
+pub fn end_state(slot: &mut TaskSlot, window: Window, now_ns: u64) -> Stretch {
+    let Window { generation, start_ns } = window;
     let since_ns = slot.since_ns;
     if since_ns >= start_ns {
         Stretch { generation, current_ns: now_ns.saturating_sub(since_ns), previous_ns: 0 }
@@ -114,9 +130,10 @@ pub struct Waited {
     pub throttled_ns: u64,
 }
 
-/// Accounts a runnable stretch; one that spans two windows is shared out in proportion.
+/// Accounts a runnable stretch; one that spans two windows is shared out in proportion. Returns the row of the current
+/// window.
 #[inline(always)]
-pub fn account_waited(stretch: Stretch, cpu: u32, container: u32, waited: Waited) {
+pub fn account_waited(stretch: Stretch, cpu: u32, container: u32, waited: Waited) -> Option<&'static mut LedgerRow> {
     let mut current = waited;
     if stretch.previous_ns != 0 {
         let total_ns = stretch.previous_ns + stretch.current_ns;
@@ -132,18 +149,9 @@ pub fn account_waited(stretch: Stretch, cpu: u32, container: u32, waited: Waited
         current.other_ns -= previous.other_ns;
         current.throttled_ns -= previous.throttled_ns;
     }
-    if let Some(row) = row(stretch.generation, cpu, container) {
-        add_waited(row, current);
-    }
-}
-
-/// Adds what a wait was accounted shorter than it was seen (or takes, as a negative number in two's complement, what it was
-/// accounted longer) to the part that came before it, so that the parts go on to sum to the thread's lifetime.
-#[inline(always)]
-pub fn correct(stretch: Stretch, cpu: u32, container: u32, part: u32, ns: u64) {
-    if let Some(row) = row(stretch.generation, cpu, container) {
-        add(row, part, ns);
-    }
+    let row = row(stretch.generation, cpu, container)?;
+    add_waited(row, current);
+    Some(row)
 }
 
 #[inline(always)]

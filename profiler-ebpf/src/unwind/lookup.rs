@@ -29,6 +29,18 @@ pub trait Segments {
 
     /// A rule's word.
     fn rule(&self, index: u16) -> Option<u64>;
+
+    /// [`last_mapping`]; the kernel programs put a call in between, which the verifier follows once.
+    #[inline(always)]
+    fn last_mapping(&self, place: u32, mappings: u32, address: u64) -> u32 {
+        last_mapping(self, place, mappings, address)
+    }
+
+    /// [`last_row`]; as above.
+    #[inline(always)]
+    fn last_row(&self, place: u32, rows: u32, low: u64) -> u16 {
+        last_row(self, place, rows, low)
+    }
 }
 
 /// The list of a process's mappings, and the mapping that the last address was in: most frames of a stack share theirs with
@@ -64,21 +76,10 @@ impl<S: Segments> Lookup<S> {
     #[inline(always)]
     fn find_mapping(&mut self, address: u64) -> Result<(), Stop> {
         let Some(segment) = self.segments.segment(self.place >> PLACE_BITS) else { return Err(Stop::NoMapping) };
-        let mut left = if self.mappings > MAPPINGS { MAPPINGS } else { self.mappings };
-        if left == 0 {
+        if self.mappings == 0 {
             return Err(Stop::NoMapping);
         }
-        let mut place = self.place;
-        // The last mapping that begins at or before the address, or the first of all.
-        let mut steps = 0;
-        while left > 1 && steps <= MAPPINGS.ilog2() {
-            let half = left >> 1;
-            let middle = place.wrapping_add(half * MAPPING_WORDS);
-            let below = at_most(self.segments.long(segment, middle), address);
-            place = place.wrapping_add(half * MAPPING_WORDS * below);
-            left -= half;
-            steps += 1;
-        }
+        let place = self.segments.last_mapping(self.place, self.mappings, address);
         let start = self.segments.long(segment, place);
         let end = self.segments.long(segment, place.wrapping_add(2));
         if address < start || address >= end {
@@ -132,14 +133,37 @@ pub fn search<S: Segments>(segments: &S, table: TableEntry, offset: u64) -> u16 
     }
     let Some(segment) = segments.segment(table.directory >> PLACE_BITS) else { return NO_INFO };
     let entry = segments.long(segment, table.directory.wrapping_add((page as u32).wrapping_mul(PAGE_WORDS)));
-    let (mut place, rows) = (entry as u32, (entry >> 32) as u32);
+    let (place, rows) = (entry as u32, (entry >> 32) as u32);
     if rows == 0 {
         return NO_INFO;
     }
+    segments.last_row(place, rows, offset & u64::from(ROWS - 1))
+}
+
+/// Place of the last of a list's mappings that begins at or before an address, or of the first of all.
+#[inline(always)]
+pub fn last_mapping<S: Segments + ?Sized>(segments: &S, place: u32, mappings: u32, address: u64) -> u32 {
+    let Some(segment) = segments.segment(place >> PLACE_BITS) else { return place };
+    let mut place = place;
+    let mut left = if mappings > MAPPINGS { MAPPINGS } else { mappings };
+    let mut steps = 0;
+    while left > 1 && steps <= MAPPINGS.ilog2() {
+        let half = left >> 1;
+        let middle = place.wrapping_add(half * MAPPING_WORDS);
+        let below = at_most(segments.long(segment, middle), address);
+        place = place.wrapping_add(half * MAPPING_WORDS * below);
+        left -= half;
+        steps += 1;
+    }
+    place
+}
+
+/// Rule of the last of a page's rows at or below the low bits of an offset; the first row of a page is at 0.
+#[inline(always)]
+pub fn last_row<S: Segments + ?Sized>(segments: &S, place: u32, rows: u32, low: u64) -> u16 {
     let Some(segment) = segments.segment(place >> PLACE_BITS) else { return NO_INFO };
-    let low = offset & u64::from(ROWS - 1);
+    let mut place = place;
     let mut left = if rows > ROWS { ROWS } else { rows };
-    // The last row at or below the offset; the first row of a page is at 0.
     let mut steps = 0;
     while left > 1 && steps <= PAGE_BITS {
         let half = left >> 1;

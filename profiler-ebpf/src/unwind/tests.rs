@@ -294,7 +294,7 @@ fn a_return_address_is_looked_up_inside_the_call_and_a_signalled_one_where_it_is
     let mut walk = Walk::from_registers(0x1004, 0x7000, 1);
     let mut frames = [0; 8];
     let (count, stop) = walk_all(&mut walk, &mut memory, &mut rules, &mut frames);
-    assert_eq!((&frames[..count], stop), (&[0x1004, 0x2000, 0x4000][..], Stop::End));
+    assert_eq!((&frames[..count], stop), (&[0x1004, 0x2000, 0x4001][..], Stop::End));
     assert_eq!((walk.sp, walk.bp, walk.flags), (0x6000, 0xb9, flag::EXACT));
     // A call that ends its function returns to what is another's first byte.
     memory.0.insert(0x7000, 0x5000);

@@ -62,6 +62,13 @@ impl Walk {
         Self { pc, sp, bp, flags: flag::EXACT, jumps: 0 }
     }
 
+    /// The frame as a stack holds it: the innermost one's instruction, and return addresses, of which the byte before is looked
+    /// up. What a signal interrupted is made to look like one.
+    #[inline(always)]
+    pub const fn frame(&self, is_innermost: bool) -> u64 {
+        if is_innermost || self.flags & flag::EXACT == 0 { self.pc } else { self.pc.wrapping_add(1) }
+    }
+
     /// The address that belongs to the frame's instruction: a return address lies one past the call.
     #[inline(always)]
     pub const fn lookup_address(&self) -> u64 {
@@ -214,7 +221,7 @@ pub fn walk_all<M: Memory, T: Tables>(
     frames: &mut [u64],
 ) -> (usize, Stop) {
     for (count, frame) in frames.iter_mut().enumerate() {
-        *frame = walk.pc;
+        *frame = walk.frame(count == 0);
         let stop = step(walk, memory, tables);
         if stop != GO_ON {
             return (count + 1, Stop::from_number(stop as u8));

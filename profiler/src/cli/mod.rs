@@ -7,6 +7,7 @@ mod bench_empty;
 mod bench_unwind_tables;
 mod completions;
 pub mod containers;
+mod daemon;
 mod doctor;
 mod export;
 mod flamegraph;
@@ -45,6 +46,8 @@ enum Verb {
     Export(export::Args),
     /// List the containers of this host as the profiler sees them
     Containers(containers::ContainersArgs),
+    /// Collect for as long as it runs: windows in memory, HTTP API, Prometheus metrics, web page
+    Daemon(Box<daemon::Args>),
     /// Say whether the profiler can run here, and what to do about what is missing
     Doctor(doctor::Args),
     /// Print the completion script for a shell
@@ -122,6 +125,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<Status> {
         Verb::Containers(args) => containers::run(&args).map(|()| Status::Done),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
+        Verb::Daemon(args) => daemon::run(*args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::BenchEmpty(args) => bench_empty::run(&args),
         Verb::BenchUnwindTables(args) => bench_unwind_tables::run(&args),

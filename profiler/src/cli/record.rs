@@ -19,6 +19,7 @@ use crate::{
     collect::{CollectOptions, Collection, CommandError, HeldCommand, Outcome, displayed},
     container,
     output::{self, Format, Kind, Lines, Threads, WriteOptions, destination},
+    quantity::parse_duration,
 };
 
 /// Time between two looks into the rings.
@@ -168,6 +169,7 @@ fn options(args: &Args, command: Option<&HeldCommand>) -> anyhow::Result<Collect
         processes,
         containers: args.sources.options()?,
         node: args.node.clone(),
+        least_containers: 0,
         kernel_log: args.kernel_log,
         tiny_maps: args.tiny_maps,
     })
@@ -257,26 +259,8 @@ impl Drop for Progress {
     }
 }
 
-/// `300ms`, `10s`, `1.5m`, `2h`; a bare number is seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let seconds = match unit.trim() {
-        "us" | "µs" => 1e-6,
-        "ms" => 1e-3,
-        "" | "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("`{unit}` is no unit of time; use us, ms, s, m or h")),
-    };
-    let number: f64 =
-        number.parse().map_err(|_| "a number with a unit is wanted, such as 300ms, 10s or 5m".to_owned())?;
-    let duration = Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())?;
-    if duration.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(duration) }
-}
-
 /// T: at most 4 s, so that the kernel programs can multiply with it.
-fn parse_threshold(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_threshold(text: &str) -> Result<Duration, String> {
     let threshold = parse_duration(text)?;
     if threshold > Duration::from_secs(4) { Err("at most 4s".to_owned()) } else { Ok(threshold) }
 }
@@ -286,13 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_numbers_with_a_unit() {
-        assert_eq!(parse_duration("300ms"), Ok(Duration::from_millis(300)));
-        assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("2"), Ok(Duration::from_secs(2)));
-        for wrong in ["", "s", "5 parsecs", "0s", "-1s", "1e30h"] {
-            assert!(parse_duration(wrong).is_err(), "{wrong}");
-        }
+    fn a_threshold_is_four_seconds_at_most() {
         assert!(parse_threshold("5s").is_err());
     }
 }

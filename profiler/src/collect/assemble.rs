@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use profiler_ebpf::{
     CONTAINER_FIRST, CONTAINER_IDLE, CONTAINER_KERNEL, CONTAINER_OVERFLOW, Part,
     account::{ERRNO_RESTART, ERRNOS},
+    unwind::Stop,
 };
 use rustc_hash::FxHashMap;
 
@@ -59,6 +60,22 @@ struct NamedStack {
     has_user: bool,
     frames: u64,
     named: u64,
+    /// Frames without a name, by reason.
+    unnamed: BTreeMap<&'static str, u64>,
+}
+
+impl NamedStack {
+    /// Counts its frames as found in `count` samples of a container.
+    fn count_frames(&self, count: u64, coverage: &mut Coverage, container: &mut Container) {
+        coverage.frames_total += self.frames * count;
+        coverage.frames_resolved += self.named * count;
+        container.symbols.resolved += self.named * count;
+        for (reason, frames) in &self.unnamed {
+            for counts in [&mut coverage.frames_unresolved, &mut container.symbols.unresolved] {
+                *counts.entry((*reason).to_owned()).or_default() += frames * count;
+            }
+        }
+    }
 }
 
 /// Containers of the profile, by everything that may stand for one.
@@ -70,7 +87,7 @@ struct Containers {
 }
 
 impl Collection {
-    pub(super) fn assemble(mut self) -> Result<Profile, CollectError> {
+    pub(super) fn assemble(&mut self) -> Result<Profile, CollectError> {
         let mut table = StackTable::default();
         let mut owners = Owners { commands: self.stacks.commands(&self.tracker)?, ..Owners::default() };
         let stacks = std::mem::take(&mut self.stacks).into_stacks();
@@ -85,7 +102,8 @@ impl Collection {
             overhead: self.overhead(),
             ..Profile::default()
         };
-        profile.host.steal_ns = machine::steal_ns().saturating_sub(self.steal_ns);
+        let steal_ns = machine::steal_ns();
+        profile.host.steal_ns = steal_ns.saturating_sub(std::mem::replace(&mut self.steal_ns, steal_ns));
         profile.coverage = self.coverage();
         for window in &self.windows {
             add_window(&mut containers, window);
@@ -116,7 +134,7 @@ impl Collection {
         }
     }
 
-    fn overhead(&self) -> Overhead {
+    fn overhead(&mut self) -> Overhead {
         let mut programs: BTreeMap<String, u64> = BTreeMap::new();
         let mut counted = false;
         for window in &self.windows {
@@ -127,10 +145,12 @@ impl Collection {
                 }
             }
         }
+        let own_cpu_ns = machine::own_cpu_ns();
         Overhead {
             bpf_cpu_ns: counted.then(|| programs.values().sum()),
-            agent_cpu_ns: machine::own_cpu_ns().saturating_sub(self.own_cpu_ns),
+            agent_cpu_ns: own_cpu_ns.saturating_sub(std::mem::replace(&mut self.own_cpu_ns, own_cpu_ns)),
             agent_rss_bytes: machine::peak_resident_bytes(),
+            agent_pid: std::process::id(),
             map_bytes: self.kernel.map_bytes(machine::threads()),
             programs,
         }
@@ -145,6 +165,10 @@ impl Collection {
         let seen = count(Counter::SamplesKept) + idle + filtered + full + no_slot;
         // The kernel skips the program while its CPU is inside a map call, and timers that fire late skip periods.
         let not_run = expected.saturating_sub(seen);
+        // Some kernels do not run it on a sleeping CPU either, where there is nothing to lose.
+        let due_idle: u64 = self.windows.iter().map(|window| window.samples_due_idle).sum();
+        let asleep = not_run.min(due_idle.saturating_sub(idle));
+        let (idle, not_run) = (idle + asleep, not_run - asleep);
         let lost = [("ring_full", full), ("no_slot", no_slot), ("not_run", not_run)];
         let mut other_losses: BTreeMap<String, u64> = BTreeMap::new();
         for counter in [
@@ -196,12 +220,14 @@ impl Collection {
             .chain([(CONTAINER_KERNEL, ContainerKey::Host), (CONTAINER_OVERFLOW, ContainerKey::Host)])
             .collect();
         let descriptions = self.resolver.describe_all();
+        let known: FxHashMap<&ContainerKey, &Description> =
+            descriptions.iter().map(|description| (&description.key, description)).collect();
         let mut this = Containers { list: Vec::new(), by_index: FxHashMap::default(), names: FxHashMap::default() };
         let mut places: BTreeMap<ContainerKey, Option<usize>> = BTreeMap::new();
         for (index, key) in keys {
             let place = *places.entry(key.clone()).or_insert_with(|| {
-                let known = descriptions.iter().find(|description| description.key == key).cloned();
-                let description = known.unwrap_or_else(|| self.resolver.describe(&key));
+                let description =
+                    known.get(&key).map_or_else(|| self.resolver.describe(&key), |description| (*description).clone());
                 this.names.insert(index, description.name.clone());
                 let wanted = self.options.selection.matches(&description);
                 wanted.then(|| {
@@ -213,7 +239,7 @@ impl Collection {
             if let Some(place) = place {
                 this.by_index.insert(index, place);
                 this.names.insert(index, this.list[place].name.clone());
-            } else if let Some(description) = descriptions.iter().find(|description| description.key == key) {
+            } else if let Some(description) = known.get(&key) {
                 this.names.insert(index, description.name.clone());
             }
         }
@@ -224,9 +250,9 @@ impl Collection {
     }
 
     /// Shares of the window with a stall: what the kernel's totals grew by.
-    fn pressure(&self, description: &Description, duration_ns: u64) -> Pressure {
+    fn pressure(&mut self, description: &Description, duration_ns: u64) -> Pressure {
         let now = limits::pressure_totals(self.resolver.hierarchy(), &description.cgroup);
-        let before = self.pressure.get(&description.key).copied().unwrap_or_default();
+        let before = self.pressure.insert(description.key.clone(), now).unwrap_or_default();
         let share = |now: Option<u64>, before: Option<u64>| {
             let grown_us = now?.saturating_sub(before.unwrap_or(0));
             let window = Duration::from_nanos(duration_ns).as_secs_f64();
@@ -274,7 +300,7 @@ impl Collection {
         let mut sums: BTreeMap<(ContainerIndex, ProcessIndex, TextId, StackId), u64> = BTreeMap::new();
         let on_cpu = std::mem::take(&mut self.on_cpu);
         let (written, read) = (counted(&self.windows, Counter::SamplesKept), on_cpu.values().sum::<u64>());
-        add_loss(&mut profile.coverage.cpu_samples.lost, "unread", written.saturating_sub(read));
+        add_loss(&mut profile.coverage.cpu_samples.lost, "unread", self.samples.add(written, read));
         for ((owner, stack), count) in on_cpu {
             let Some(place) = containers.by_index.get(&owner.0).copied() else {
                 // Taken before its container had a name, and not wanted.
@@ -287,8 +313,7 @@ impl Collection {
             coverage.cpu_samples.kept += count;
             container.cpu_samples.kept += count;
             container.cpu_samples.expected += count;
-            coverage.frames_total += stack.frames * count;
-            coverage.frames_resolved += stack.named * count;
+            stack.count_frames(count, coverage, container);
             if stack.has_user {
                 for stacks in [&mut coverage.stacks, &mut container.stacks] {
                     match stack.incomplete {
@@ -300,6 +325,9 @@ impl Collection {
             let (process, thread) = owners.of(&owner, table);
             *sums.entry((ContainerIndex(place as u32), process, thread, stack.id)).or_default() += count;
         }
+        let samples = &mut profile.coverage.cpu_samples;
+        // The events' own counts are read a moment before the last samples are: those belong to this window.
+        samples.expected = samples.kept + samples.idle + samples.filtered + samples.lost_total();
         profile.on_cpu = sums
             .into_iter()
             .map(|((container, process, thread, stack), count)| OnCpuSample {
@@ -328,6 +356,11 @@ impl Collection {
             let Some(stack) = named.get(stack.position()) else { continue };
             if stack.frames > 0 {
                 with_stack_ns += weight_ns;
+            }
+            if !self.options.on_cpu {
+                // Waits stand in for samples where there are none.
+                let waits = count.max(1.0) as u64;
+                stack.count_frames(waits, &mut profile.coverage, &mut containers.list[place]);
             }
             let wait = waits.entry((place, reason)).or_default();
             wait.0 += weight_ns;
@@ -543,8 +576,10 @@ fn name_stack(
     table: &mut StackTable,
 ) -> NamedStack {
     let mut frames: Vec<FrameId> = Vec::new();
-    let (mut total, mut resolved) = (0, 0);
+    let (mut total, mut resolved, mut unnamed) = (0, 0, BTreeMap::new());
     let incomplete = match &stack.user {
+        Ok(_) if stack.stop != Stop::NotWalked => (!stack.stop.is_complete()).then(|| stack.stop.name()),
+        // The kernel's own walk, by frame pointers, does not say how it ended.
         Ok(_) if stack.broken => Some("broken_chain"),
         Ok(_) => missing_root(user),
         Err(None) => None,
@@ -555,7 +590,10 @@ fn name_stack(
     };
     for frame in user.iter().chain(kernel).flat_map(|frames| frames.iter()) {
         total += 1;
-        resolved += u64::from(frame.is_named());
+        match frame.unresolved {
+            None => resolved += 1,
+            Some(reason) => *unnamed.entry(reason).or_default() += 1,
+        }
         let frame = Frame {
             kind: frame.kind,
             function: table.text(&frame.function),
@@ -571,6 +609,7 @@ fn name_stack(
         has_user: !matches!(stack.user, Err(None)),
         frames: total,
         named: resolved,
+        unnamed,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Off-CPU gaps and their user stacks, which arrive apart, brought together. In: records. Out: whole gaps.
 
-use profiler_ebpf::record::user_stack;
+use profiler_ebpf::{record::user_stack, unwind::Stop};
 use rustc_hash::FxHashMap;
 
 use super::stacks::UserPart;
@@ -10,12 +10,22 @@ use crate::kernel::{Record, RecordKind};
 const TAKEN_PER_THREAD: usize = 1024;
 
 /// A gap and its user stack.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Gap {
     /// The gap's record.
     pub record: Record,
     /// Its user stack.
     pub user: UserPart,
+}
+
+/// A user stack taken at a switch.
+#[derive(Debug)]
+struct Taken {
+    /// The gap it belongs to, if that is chosen.
+    sequence: u64,
+    /// When it was taken (CLOCK_MONOTONIC, ns).
+    time_ns: u64,
+    user: UserPart,
 }
 
 /// Gaps that wait for their user stack, and user stacks that wait for their gap.
@@ -24,7 +34,7 @@ pub struct GapJoin {
     /// By thread: gaps whose user stack is taken when the thread leaves its syscall.
     open: FxHashMap<u32, Vec<Record>>,
     /// By thread: user stacks taken at a switch, with the gap's sequence.
-    taken: FxHashMap<u32, Vec<(u64, UserPart)>>,
+    taken: FxHashMap<u32, Vec<Taken>>,
     /// Gaps whose user stack was taken at the switch but not yet seen: the rings are read one after another, and the
     /// stack may have gone into one that had been read already.
     unmatched: Vec<Record>,
@@ -37,8 +47,8 @@ impl GapJoin {
         let (mut gaps, mut exits) = (Vec::new(), Vec::new());
         for record in records {
             match record.header.kind {
-                kind if kind == RecordKind::UserStackAtSwitch as u16 => self.remember(&record),
-                kind if kind == RecordKind::UserStackAtExit as u16 => exits.push(record),
+                kind if kind == RecordKind::UserStackAtSwitch as u8 => self.remember(&record),
+                kind if kind == RecordKind::UserStackAtExit as u8 => exits.push(record),
                 _ => gaps.push(record),
             }
         }
@@ -63,7 +73,7 @@ impl GapJoin {
             }
         }
         for exit in exits {
-            let user = user_part(exit.header.user_bytes, &exit.user);
+            let user = user_part(&exit);
             // The first gap of this syscall that was chosen; what is older belonged to one whose stack was lost.
             self.complete(exit.header.tid, exit.header.gap_start_ns, &UserPart::Missing("lost"), &mut whole);
             self.complete(exit.header.tid, exit.header.sequence + 1, &user, &mut whole);
@@ -76,6 +86,22 @@ impl GapJoin {
         let mut whole = Vec::new();
         self.complete(tid, sequence + 1, user, &mut whole);
         whole
+    }
+
+    /// What has waited since before `time_ns` and will hardly get its user stack any more: its thread ended, or its record
+    /// was lost. User stacks as old as that, whose gaps were not chosen, are forgotten.
+    pub fn give_up(&mut self, time_ns: u64) -> Vec<Gap> {
+        let mut old = Vec::new();
+        self.open.retain(|_, gaps| {
+            let later = gaps.iter().position(|gap| gap.header.time_ns >= time_ns).unwrap_or(gaps.len());
+            old.extend(gaps.drain(..later));
+            !gaps.is_empty()
+        });
+        self.taken.retain(|_, taken| {
+            taken.retain(|one| one.time_ns >= time_ns);
+            !taken.is_empty()
+        });
+        old.into_iter().map(|record| Gap { record, user: UserPart::Missing("never_left_syscall") }).collect()
     }
 
     /// What never got its user stack: the thread ended, or began another program, or its record was lost.
@@ -101,13 +127,13 @@ impl GapJoin {
         if taken.len() >= TAKEN_PER_THREAD {
             taken.drain(..TAKEN_PER_THREAD / 2);
         }
-        taken.push((record.header.sequence, user_part(record.header.user_bytes, &record.user)));
+        taken.push(Taken { sequence: record.header.sequence, time_ns: record.header.time_ns, user: user_part(record) });
     }
 
     fn recall(&mut self, tid: u32, sequence: u64) -> Option<UserPart> {
         let taken = self.taken.get_mut(&tid)?;
-        let found = taken.iter().position(|(of, _)| *of == sequence).map(|at| taken.swap_remove(at).1);
-        taken.retain(|(of, _)| *of > sequence);
+        let found = taken.iter().position(|one| one.sequence == sequence).map(|at| taken.swap_remove(at).user);
+        taken.retain(|one| one.sequence > sequence);
         if taken.is_empty() {
             self.taken.remove(&tid);
         }
@@ -115,14 +141,14 @@ impl GapJoin {
     }
 }
 
-/// The user part that a record carries, given its length or negative errno.
-pub fn user_part(bytes: i32, addresses: &[u64]) -> UserPart {
-    if bytes < 0 {
+/// The user part that a record carries.
+pub fn user_part(record: &Record) -> UserPart {
+    if record.header.user_bytes < 0 {
         UserPart::Missing("unreadable")
-    } else if addresses.is_empty() {
+    } else if record.user.is_empty() {
         UserPart::None
     } else {
-        UserPart::Taken(addresses.to_vec())
+        UserPart::Taken(record.user.clone(), Stop::from_number(record.header.user_stop))
     }
 }
 
@@ -134,7 +160,7 @@ mod tests {
     fn record(kind: RecordKind, tid: u32, sequence: u64, source: u8, user: &[u64]) -> Record {
         // SAFETY: plain integers, for which zero is a value.
         let mut header: RecordHeader = unsafe { std::mem::zeroed() };
-        header.kind = kind as u16;
+        header.kind = kind as u8;
         header.tid = tid;
         header.sequence = sequence;
         header.user_stack = source;
@@ -154,7 +180,7 @@ mod tests {
         };
         let whole = join.join(vec![exit(1, 2, &[7]), gap(3)]);
         assert_eq!(whole.len(), 2);
-        assert!(whole.iter().all(|gap| gap.user == UserPart::Taken(vec![7])));
+        assert!(whole.iter().all(|gap| gap.user == UserPart::Taken(vec![7], Stop::NotWalked)));
         let rest = join.finish();
         assert_eq!(rest.len(), 1);
         assert_eq!(rest[0].user, UserPart::Missing("never_left_syscall"));
@@ -169,7 +195,7 @@ mod tests {
             record(RecordKind::UserStackAtSwitch, 5, 4, 0, &[9]),
         ]);
         assert_eq!(whole.len(), 1);
-        assert_eq!(whole[0].user, UserPart::Taken(vec![9]));
+        assert_eq!(whole[0].user, UserPart::Taken(vec![9], Stop::NotWalked));
         assert!(join.taken.is_empty(), "what came before is forgotten");
     }
 
@@ -181,7 +207,7 @@ mod tests {
         exit.header.gap_start_ns = 8;
         let whole = join.join(vec![gap(3), gap(8), exit]);
         assert_eq!(whole[0].user, UserPart::Missing("lost"));
-        assert_eq!(whole[1].user, UserPart::Taken(vec![7]));
+        assert_eq!(whole[1].user, UserPart::Taken(vec![7], Stop::NotWalked));
     }
 
     #[test]
@@ -189,17 +215,37 @@ mod tests {
         let mut join = GapJoin::default();
         assert!(join.join(vec![record(RecordKind::Gap, 5, 4, user_stack::AT_SWITCH, &[])]).is_empty());
         let whole = join.join(vec![record(RecordKind::UserStackAtSwitch, 5, 4, 0, &[9])]);
-        assert_eq!(whole[0].user, UserPart::Taken(vec![9]));
+        assert_eq!(whole[0].user, UserPart::Taken(vec![9], Stop::NotWalked));
     }
 
     #[test]
     fn an_open_gap_lends_its_stack_to_the_earlier_ones_of_its_syscall() {
         let mut join = GapJoin::default();
         join.join(vec![record(RecordKind::Gap, 5, 1, user_stack::AT_EXIT, &[])]);
-        let whole = join.complete_open(5, 2, &UserPart::Taken(vec![3]));
+        let whole = join.complete_open(5, 2, &UserPart::Taken(vec![3], Stop::NotWalked));
         assert_eq!(whole.len(), 1);
-        assert_eq!(whole[0].user, UserPart::Taken(vec![3]));
+        assert_eq!(whole[0].user, UserPart::Taken(vec![3], Stop::NotWalked));
         assert!(join.finish().is_empty());
+    }
+
+    #[test]
+    fn what_a_dead_thread_left_behind_is_given_up_with_a_reason() {
+        let mut join = GapJoin::default();
+        let at = |kind, tid, sequence, source, time_ns| {
+            let mut record = record(kind, tid, sequence, source, &[8]);
+            record.header.time_ns = time_ns;
+            record
+        };
+        join.join(vec![
+            at(RecordKind::Gap, 5, 1, user_stack::AT_EXIT, 10),
+            at(RecordKind::Gap, 5, 2, user_stack::AT_EXIT, 30),
+            at(RecordKind::UserStackAtSwitch, 6, 1, 0, 10),
+        ]);
+        let old = join.give_up(20);
+        assert_eq!(old.len(), 1);
+        assert_eq!(old[0].user, UserPart::Missing("never_left_syscall"));
+        assert!(join.taken.is_empty());
+        assert_eq!(join.finish().len(), 1, "the later gap may still get its stack");
     }
 
     #[test]

@@ -8,9 +8,11 @@ mod assemble;
 mod command;
 mod gaps;
 mod machine;
+mod rotate;
 mod stacks;
 
 pub use command::{CommandError, HeldCommand, Outcome, displayed};
+pub use machine::own_cpu_ns;
 
 use std::{
     collections::BTreeMap,
@@ -19,8 +21,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use profiler_ebpf::Part;
-use rustc_hash::FxHashMap;
+use profiler_ebpf::{Part, unwind::Stop};
+use rustc_hash::{FxHashMap, FxHashSet};
 use thiserror::Error;
 
 use crate::{
@@ -31,19 +33,23 @@ use crate::{
         Counter, Event, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordKind,
         filter,
     },
-    process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, walk_thread},
+    process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, UnwinderOptions},
     profile::{OffCpuReason, Profile},
     symbol::{self, SymbolError, Symbolizer},
 };
 use gaps::{Gap, GapJoin};
+use rotate::Rotation;
 use stacks::{Program, RawStackId, StackStore, UserPart};
 
-/// Length of a window within a long collection: keeps counts within their 32 bits and losses local.
-const WINDOW: Duration = Duration::from_secs(10);
+/// Longest window of the kernel side: keeps counts within their 32 bits and losses local. Whoever rotates does so sooner.
+const WINDOW: Duration = Duration::from_secs(20);
 
 /// How long names of containers are waited for, before filters are checked and at the end.
 const NAMES_AT_START: Duration = Duration::from_millis(1500);
 const NAMES_AT_END: Duration = Duration::from_millis(1500);
+
+/// How long the unwind tables of what runs already are waited for.
+const TABLES_AT_START: Duration = Duration::from_millis(2000);
 
 /// What to collect, and of whom.
 #[derive(Debug, Clone)]
@@ -73,6 +79,8 @@ pub struct CollectOptions {
     pub containers: ResolverOptions,
     /// Name of this node.
     pub node: Option<String>,
+    /// Make room for at least this many containers at a time.
+    pub least_containers: u32,
     /// Write the kernel programs' debugging messages to the log.
     pub kernel_log: bool,
     /// Make maps so small that losses occur.
@@ -94,6 +102,9 @@ pub enum CollectError {
     /// Symbols.
     #[error(transparent)]
     Symbol(#[from] SymbolError),
+    /// The thread that collects.
+    #[error("cannot start the thread that collects: {0}")]
+    Thread(std::io::Error),
     /// A process to be measured does not exist.
     #[error("there is no process {0}; `ps` shows which there are")]
     NoProcess(u32),
@@ -116,8 +127,6 @@ pub struct Collection {
     off_cpu: FxHashMap<(Owner, RawStackId, OffCpuReason), (f64, f64)>,
     windows: Vec<RawWindow>,
     window_began: Instant,
-    /// Next container index to look at: they are given in order.
-    next_container: u32,
     /// Indices that no verdict was given for yet.
     undecided: Vec<u32>,
     pressure: BTreeMap<ContainerKey, limits::PressureTotals>,
@@ -127,6 +136,10 @@ pub struct Collection {
     start_unix_ns: u64,
     steal_ns: u64,
     own_cpu_ns: u64,
+    /// Samples that the kernel side says were written, those that were read, and those already said to be lost between.
+    samples: SamplesSoFar,
+    /// What only a collection that goes on needs.
+    rotation: Rotation,
     warnings: Vec<String>,
 }
 
@@ -145,7 +158,7 @@ impl Collection {
             resolver.settle(NAMES_AT_START);
             options.selection.check(&resolver.describe_all())?;
         }
-        let kernel = Kernel::start(KernelOptions {
+        let mut kernel = Kernel::start(KernelOptions {
             frequency_hz: options.on_cpu.then_some(options.frequency_hz),
             off_cpu: options.off_cpu,
             syscalls: options.syscalls,
@@ -157,18 +170,26 @@ impl Collection {
                 }
             },
             cgroups: resolver.cgroups().len(),
+            least_containers: options.least_containers,
             filter_containers: filtered,
             processes: options.processes.clone(),
             kernel_log: options.kernel_log,
             tiny_maps: options.tiny_maps,
         })?;
         symbolizer.warm_up()?;
+        if let Some(maps) = kernel.take_unwind_maps() {
+            let first = options.processes.iter().copied().map(Pid).collect();
+            tracker.unwind(maps, UnwinderOptions::default(), first, TABLES_AT_START)?;
+        }
+        kernel.begin()?;
         let mut this = Self {
             start_ns: kernel.window_start_ns(),
             end_ns: u64::MAX,
             start_unix_ns: unix_ns(),
             steal_ns: machine::steal_ns(),
             own_cpu_ns,
+            samples: SamplesSoFar::default(),
+            rotation: Rotation::default(),
             options,
             kernel,
             resolver,
@@ -181,7 +202,6 @@ impl Collection {
             off_cpu: FxHashMap::default(),
             windows: Vec::new(),
             window_began: Instant::now(),
-            next_container: profiler_ebpf::CONTAINER_FIRST,
             undecided: Vec::new(),
             pressure: BTreeMap::new(),
             warnings: Vec::new(),
@@ -239,8 +259,10 @@ impl Collection {
     fn end_window(&mut self) -> Result<(), CollectError> {
         self.window_began = Instant::now();
         let mut window = self.kernel.end_window()?;
-        for record in std::mem::take(&mut window.open_gaps) {
-            self.account_open_gap(record);
+        let open_gaps = std::mem::take(&mut window.open_gaps);
+        let stacks = self.walk_open_gaps(&open_gaps)?;
+        for (record, user) in open_gaps.into_iter().zip(stacks) {
+            self.account_open_gap(record, user);
         }
         self.stacks.locate(&self.tracker)?;
         if !window.grace_by_kernel && self.windows.is_empty() {
@@ -267,6 +289,7 @@ impl Collection {
                 }
                 kind if kind == EventKind::CgroupRemoved as u32 => {
                     self.resolver.cgroup_removed(CgroupId(event.cgroup));
+                    self.rotation.cgroup_removed(event.cgroup);
                 }
                 _ => {}
             }
@@ -275,11 +298,11 @@ impl Collection {
 
     /// Lets the resolver ask for the names of containers as soon as they are seen, and gives filters' verdicts.
     fn follow_containers(&mut self) {
-        while self.next_container < self.kernel.containers() {
-            let Some(cgroup) = self.kernel.cgroup_of(self.next_container) else { break };
+        for (index, cgroup) in self.kernel.new_containers() {
             self.resolver.container_of(CgroupId(cgroup));
-            self.undecided.push(self.next_container);
-            self.next_container += 1;
+            if !self.undecided.contains(&index) {
+                self.undecided.push(index);
+            }
         }
         if self.options.selection.is_everything() {
             self.undecided.clear();
@@ -321,9 +344,10 @@ impl Collection {
     fn take_records(&mut self) -> Result<(), CollectError> {
         let mut batches = Vec::new();
         self.kernel.drain_records(|batch| batches.push(batch));
+        self.want_unwinding(batches.iter().flatten())?;
         for batch in batches {
             let (samples, gaps): (Vec<Record>, Vec<Record>) =
-                batch.into_iter().partition(|record| record.header.kind == RecordKind::OnCpu as u16);
+                batch.into_iter().partition(|record| record.header.kind == RecordKind::OnCpu as u8);
             for record in samples {
                 self.account_sample(record);
             }
@@ -332,6 +356,17 @@ impl Collection {
             }
         }
         self.stacks.locate(&self.tracker)?;
+        Ok(())
+    }
+
+    /// Processes whose stacks could not be walked for want of their mappings or tables are to get them.
+    fn want_unwinding<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Result<(), CollectError> {
+        let wanting = |record: &Record| is_for_want(Stop::from_number(record.header.user_stop));
+        let pids: FxHashSet<Pid> =
+            records.filter(|record| wanting(record)).map(|record| Pid(record.header.pid)).collect();
+        if !pids.is_empty() {
+            self.tracker.tell(move |table| table.want_unwinding(pids))?;
+        }
         Ok(())
     }
 
@@ -344,7 +379,7 @@ impl Collection {
 
     fn account_sample(&mut self, record: Record) {
         let owner = self.owner(&record);
-        let user = gaps::user_part(record.header.user_bytes, &record.user);
+        let user = gaps::user_part(&record);
         let stack = self.stacks.intern(record.header.pid, record.header.time_ns, record.kernel, user);
         *self.on_cpu.entry((owner, stack)).or_default() += 1;
     }
@@ -364,15 +399,45 @@ impl Collection {
         share_inside(header.gap_start_ns, header.time_ns, self.start_ns, self.end_ns)
     }
 
-    fn account_open_gap(&mut self, record: Record) {
+    /// The user stacks of threads that were still waiting when the window ended. A thread that has not moved since the last
+    /// window has the stack it had.
+    fn walk_open_gaps(&mut self, records: &[Record]) -> Result<Vec<UserPart>, CollectError> {
+        let mut parts = Vec::with_capacity(records.len());
+        let mut moved = Vec::new();
+        for record in records {
+            let known =
+                if record.header.ip == 0 { Some(UserPart::None) } else { self.rotation.known_stack(&record.header) };
+            if known.is_none() {
+                moved.push((parts.len(), record.header));
+            }
+            parts.push(known.unwrap_or(UserPart::Missing("moved_on")));
+        }
+        let walked = self.tracker.call(move |table| {
+            moved
+                .into_iter()
+                .filter_map(|(at, header)| {
+                    let registers = Registers { ip: header.ip, sp: header.sp, bp: header.fp };
+                    let stack = table.walk_thread(Pid(header.pid), registers);
+                    is_still_there(&header).then_some((at, header, UserPart::Taken(stack.addresses, stack.stop)))
+                })
+                .collect::<Vec<_>>()
+        })?;
+        let mut wanting = Vec::new();
+        for (at, header, user) in walked {
+            match &user {
+                UserPart::Taken(_, stop) if is_for_want(*stop) => wanting.push(Pid(header.pid)),
+                _ => self.rotation.remember_stack(&header, &user),
+            }
+            parts[at] = user;
+        }
+        if !wanting.is_empty() {
+            self.tracker.tell(move |table| table.want_unwinding(wanting))?;
+        }
+        Ok(parts)
+    }
+
+    fn account_open_gap(&mut self, record: Record, user: UserPart) {
         let header = record.header;
-        let user = if header.ip == 0 {
-            UserPart::None
-        } else {
-            let registers = Registers { ip: header.ip, sp: header.sp, bp: header.fp };
-            let stack = walk_thread(Pid(header.pid), registers);
-            if is_still_there(&header) { UserPart::Taken(stack.addresses) } else { UserPart::Missing("moved_on") }
-        };
         for gap in self.gaps.complete_open(header.tid, header.sequence, &user) {
             self.account_gap(gap);
         }
@@ -394,6 +459,32 @@ impl Collection {
             sum.1 += weight;
         }
     }
+}
+
+/// On-CPU samples since the collection began. The kernel side's count is read before the last of them are, so that what
+/// is lost between shows in the sums only.
+#[derive(Debug, Default)]
+struct SamplesSoFar {
+    written: u64,
+    read: u64,
+    said_lost: u64,
+}
+
+impl SamplesSoFar {
+    /// Adds a window's figures and returns how many more are lost.
+    fn add(&mut self, written: u64, read: u64) -> u64 {
+        self.written += written;
+        self.read += read;
+        let lost = self.written.saturating_sub(self.read);
+        let more = lost.saturating_sub(self.said_lost);
+        self.said_lost += more;
+        more
+    }
+}
+
+/// Whether a walk ended for want of what userspace lays out for it.
+fn is_for_want(stop: Stop) -> bool {
+    matches!(stop, Stop::NoProcess | Stop::NoMapping | Stop::NoTable | Stop::NoRoom)
 }
 
 /// The share of [`from`, `to`] that lies in [`start`, `end`].

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use profiler_ebpf::unwind::Stop;
 use rustc_hash::FxHashMap;
 
 use crate::process::{Leaf, Location, Pid, Tracker, TrackerError};
@@ -13,8 +14,8 @@ pub struct RawStackId(u32);
 /// The user part of a stack.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum UserPart {
-    /// Addresses, leaf first.
-    Taken(Vec<u64>),
+    /// Addresses, leaf first, and why there are no more.
+    Taken(Vec<u64>, Stop),
     /// There is none: a kernel thread.
     None,
     /// There is one, but it could not be had, for this reason.
@@ -40,7 +41,9 @@ pub struct RawStack {
     pub kernel: Vec<u64>,
     /// User locations, leaf first, or why there are none.
     pub user: Result<Vec<Location>, Option<&'static str>>,
-    /// Whether the walk left what is mapped: a binary without frame pointers uses the register for something else.
+    /// Why the walk of the user stack ended where it did.
+    pub stop: Stop,
+    /// Whether a walk that looked at no table left what is mapped.
     pub broken: bool,
 }
 
@@ -51,6 +54,7 @@ struct Waiting {
     pid: u32,
     at_ns: u64,
     addresses: Vec<u64>,
+    stop: Stop,
 }
 
 /// All stacks of a recording.
@@ -68,22 +72,22 @@ pub struct StackStore {
 impl StackStore {
     /// The stack with these addresses, taken from a process at `at_ns` (CLOCK_MONOTONIC).
     pub fn intern(&mut self, pid: u32, at_ns: u64, kernel: Vec<u64>, user: UserPart) -> RawStackId {
-        let taken = matches!(user, UserPart::Taken(_));
+        let taken = matches!(user, UserPart::Taken(..));
         let program = self.programs.get(&pid).copied().unwrap_or(0);
         let key = Key { process: taken.then_some((pid, program)), kernel, user };
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
         let id = RawStackId(self.stacks.len() as u32);
-        let user = match &key.user {
-            UserPart::Taken(addresses) => {
-                self.waiting.push(Waiting { stack: id, pid, at_ns, addresses: addresses.clone() });
-                Ok(Vec::new())
+        let (user, stop) = match &key.user {
+            UserPart::Taken(addresses, stop) => {
+                self.waiting.push(Waiting { stack: id, pid, at_ns, addresses: addresses.clone(), stop: *stop });
+                (Ok(Vec::new()), *stop)
             }
-            UserPart::None => Err(None),
-            UserPart::Missing(reason) => Err(Some(*reason)),
+            UserPart::None => (Err(None), Stop::NotWalked),
+            UserPart::Missing(reason) => (Err(Some(*reason)), Stop::NotWalked),
         };
-        self.stacks.push(RawStack { kernel: key.kernel.clone(), user, broken: false });
+        self.stacks.push(RawStack { kernel: key.kernel.clone(), user, stop, broken: false });
         self.ids.insert(key, id);
         id
     }
@@ -104,6 +108,8 @@ impl StackStore {
     pub fn commands(&self, tracker: &Tracker) -> Result<FxHashMap<Program, Arc<str>>, TrackerError> {
         let seen: Vec<(Program, u64)> = self.seen.iter().map(|(program, at_ns)| (*program, *at_ns)).collect();
         tracker.call(move |table| {
+            // Names of code may have been written since it was sampled.
+            table.look_for_perf_maps();
             let named = seen
                 .into_iter()
                 .filter_map(|(program, at_ns)| Some((program, table.command(Pid(program.0), Some(at_ns))?)));
@@ -120,14 +126,15 @@ impl StackStore {
         let located = tracker.call(move |table| {
             waiting
                 .into_iter()
-                .map(|Waiting { stack, pid, at_ns, addresses }| {
-                    (stack, table.normalize_stack(Pid(pid), &addresses, Leaf::Instruction, Some(at_ns)))
+                .map(|Waiting { stack, pid, at_ns, addresses, stop }| {
+                    (stack, stop, table.normalize_stack(Pid(pid), &addresses, Leaf::Instruction, Some(at_ns)))
                 })
                 .collect::<Vec<_>>()
         })?;
-        for (stack, mut locations) in located {
+        for (stack, stop, mut locations) in located {
             if let Some(stack) = self.stacks.get_mut(stack.0 as usize) {
-                stack.broken = cut_at_nowhere(&mut locations);
+                // A walk by tables knew what it walked through.
+                stack.broken = stop == Stop::NotWalked && cut_at_nowhere(&mut locations);
                 stack.user = Ok(locations);
             }
         }
@@ -164,7 +171,7 @@ mod tests {
     #[test]
     fn the_same_addresses_are_one_stack_within_a_process_and_program() {
         let mut store = StackStore::default();
-        let taken = || UserPart::Taken(vec![1, 2]);
+        let taken = || UserPart::Taken(vec![1, 2], Stop::End);
         let first = store.intern(7, 0, vec![9], taken());
         assert_eq!(store.intern(7, 5, vec![9], taken()), first);
         assert_ne!(store.intern(8, 5, vec![9], taken()), first);

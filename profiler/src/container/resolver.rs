@@ -23,6 +23,9 @@ use super::runtime::{self, Age, Lookup, Metadata, MetadataThread, RuntimeSocket,
 /// The least time between two walks made for an id that nobody announced.
 const REWALK: Duration = Duration::from_millis(200);
 
+/// Containers that a runtime told of but that no cgroup was seen of: as many are remembered.
+const MOST_UNSEEN: usize = 4096;
+
 /// Who owns cgroups. Many cgroups may have the same owner.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ContainerKey {
@@ -83,6 +86,8 @@ pub struct ContainerResolver {
     thread: MetadataThread,
     /// Lookups under way, with the number of sources that have not reported.
     outstanding: FxHashMap<Arc<str>, u32>,
+    /// Cgroups that were removed, and when.
+    removed: FxHashMap<CgroupId, Instant>,
     /// Ids already counted as unknown.
     unknown: FxHashSet<CgroupId>,
     last_walk: Instant,
@@ -108,6 +113,7 @@ impl ContainerResolver {
             metadata: FxHashMap::default(),
             thread,
             outstanding: FxHashMap::default(),
+            removed: FxHashMap::default(),
             unknown: FxHashSet::default(),
             last_walk: Instant::now(),
             warnings,
@@ -148,6 +154,9 @@ impl ContainerResolver {
     /// Takes note of a cgroup that has been removed. What is known about it stays until [`Self::forget_removed`].
     pub fn cgroup_removed(&mut self, id: CgroupId) {
         self.absorb();
+        if self.cgroups.contains_key(&id) {
+            self.removed.entry(id).or_insert_with(Instant::now);
+        }
         if let Some((ContainerKey::Container(container), path)) = self.cgroups.get(&id)
             && let Some(known) = self.containers.get_mut(container)
             && known.identity.cgroup == *path
@@ -156,7 +165,19 @@ impl ContainerResolver {
         }
     }
 
-    /// Forgets containers that were removed longer than `age` ago, so that a process that runs for months does not grow.
+    /// Walks the hierarchy for what no event told of: takes note of cgroups that are gone and returns them.
+    pub fn reconcile(&mut self) -> Vec<CgroupId> {
+        self.absorb();
+        let found: FxHashSet<CgroupId> = self.walk(Age::New);
+        let gone: Vec<CgroupId> =
+            self.cgroups.keys().filter(|id| !found.contains(id) && !self.removed.contains_key(id)).copied().collect();
+        for id in &gone {
+            self.cgroup_removed(*id);
+        }
+        gone
+    }
+
+    /// Forgets what was removed longer than `age` ago, so that a process that runs for months does not grow.
     pub fn forget_removed(&mut self, age: Duration) {
         let gone: FxHashSet<Arc<str>> = self
             .containers
@@ -166,7 +187,23 @@ impl ContainerResolver {
             .collect();
         self.containers.retain(|id, _| !gone.contains(id));
         self.metadata.retain(|id, _| !gone.contains(id.as_str()));
-        self.cgroups.retain(|_, (key, _)| !matches!(key, ContainerKey::Container(id) if gone.contains(id)));
+        let removed: FxHashSet<CgroupId> =
+            self.removed.iter().filter(|(_, at)| at.elapsed() > age).map(|(id, _)| *id).collect();
+        self.removed.retain(|id, _| !removed.contains(id));
+        self.cgroups.retain(|id, (key, _)| {
+            !removed.contains(id) && !matches!(key, ContainerKey::Container(id) if gone.contains(id))
+        });
+        let units: FxHashSet<Arc<str>> = self
+            .cgroups
+            .values()
+            .filter_map(|(key, _)| if let ContainerKey::Unit(path) = key { Some(Arc::clone(path)) } else { None })
+            .collect();
+        self.units.retain(|path, _| units.contains(path));
+        // Ids are never used again; what no walk explained now would only be counted once more.
+        self.unknown.clear();
+        if self.metadata.len() > MOST_UNSEEN + self.containers.len() {
+            self.metadata.retain(|id, _| self.containers.contains_key(id.as_str()));
+        }
     }
 
     /// Finds the container of a process through /proc: for hosts whose containers the kernel's ids do not tell apart,
@@ -219,6 +256,12 @@ impl ContainerResolver {
         naming::name_all(&mut all);
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
+    }
+
+    /// Everybody that owns a cgroup known now, and the host.
+    pub fn keys(&self) -> impl Iterator<Item = ContainerKey> {
+        let owners = self.cgroups.values().map(|(key, _)| key.clone());
+        owners.chain([ContainerKey::Host])
     }
 
     /// Whether the container or unit has a process now.
@@ -286,15 +329,19 @@ impl ContainerResolver {
         ResolverLosses { dropped_messages: self.losses.dropped_messages + lost_updates, ..self.losses }
     }
 
-    fn walk(&mut self, age: Age) {
+    /// Walks the hierarchy, learns what is new and returns everything that is there.
+    fn walk(&mut self, age: Age) -> FxHashSet<CgroupId> {
         let found = cgroup::walk(&self.hierarchy.root);
         self.last_walk = Instant::now();
         self.losses.unreadable_cgroups = self.losses.unreadable_cgroups.max(found.unreadable);
+        let mut ids = FxHashSet::default();
         for cgroup in found.cgroups {
+            ids.insert(cgroup.id);
             if !self.cgroups.contains_key(&cgroup.id) {
                 self.learn_cgroup(cgroup.id, &cgroup.path, age);
             }
         }
+        ids
     }
 
     fn learn_cgroup(&mut self, id: CgroupId, path: &str, age: Age) -> ContainerKey {

@@ -13,6 +13,9 @@ use rustc_hash::FxHashMap;
 
 use super::{Event, Kernel, KernelError, Record, cost::WindowCosts, sys};
 
+/// Pairs that the kernel side has room for.
+const WAITED_BEHIND_ENTRIES: usize = 4096;
+
 /// One container's exact account of a window, summed over CPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerAccount {
@@ -100,6 +103,8 @@ pub struct RawWindow {
     pub counters: BTreeMap<&'static str, u64>,
     /// Samples due by the events' own counts.
     pub samples_expected: u64,
+    /// Samples that were due while CPUs were idle, by the CPUs' own idle time.
+    pub samples_due_idle: u64,
     /// What the programs cost.
     pub costs: WindowCosts,
     /// Bytes of records that made no sense.
@@ -268,11 +273,45 @@ impl Kernel {
     }
 
     fn take_waited_behind(&mut self, window: &mut RawWindow) {
+        let mut idle = Vec::new();
+        let mut count = 0;
         for (key, ns) in self.waited_behind.iter().filter_map(Result::ok) {
+            count += 1;
             let before = self.so_far.waited_behind.insert(key, ns).unwrap_or(0);
-            if ns > before {
-                window.waited_behind.push(((key >> 32) as u32, key as u32, ns - before));
+            // An entry that was deleted and came back counts from nought.
+            let grown_ns = if ns >= before { ns - before } else { ns };
+            if grown_ns > 0 {
+                window.waited_behind.push(((key >> 32) as u32, key as u32, grown_ns));
+            } else {
+                idle.push(key);
             }
+        }
+        // Pairs that have stopped meeting make room before others find none.
+        if count * 4 > WAITED_BEHIND_ENTRIES * 3 {
+            for key in idle {
+                self.drop_waited_behind(key);
+            }
+        }
+    }
+
+    /// Forgets who waited behind a container whose index is taken back, and behind whom it waited.
+    pub(super) fn forget_waited_behind(&mut self, index: u32) {
+        let of_index = |key: &u64| (*key >> 32) as u32 == index || *key as u32 == index;
+        let keys: Vec<u64> = self.so_far.waited_behind.keys().copied().filter(of_index).collect();
+        for key in keys {
+            self.drop_waited_behind(key);
+        }
+    }
+
+    /// Pairs known, and those that there is room for.
+    pub(super) fn waited_behind_use(&self) -> (u64, u64) {
+        (self.so_far.waited_behind.len() as u64, WAITED_BEHIND_ENTRIES as u64)
+    }
+
+    fn drop_waited_behind(&mut self, key: u64) {
+        self.so_far.waited_behind.remove(&key);
+        if let Err(error) = self.waited_behind.remove(&key) {
+            tracing::debug!("a pair of containers that is gone cannot be forgotten: {error}");
         }
     }
 
@@ -285,6 +324,8 @@ impl Kernel {
     fn take_counters(&mut self, window: &mut RawWindow) {
         let expected = self.sampler.as_ref().map_or(0, super::sampler::Sampler::expected);
         window.samples_expected = expected - std::mem::replace(&mut self.so_far.expected, expected);
+        let idle_ns = self.idle.end_window(window.end_ns, &super::cpus::online().unwrap_or_default());
+        window.samples_due_idle = self.sampler.as_ref().map_or(0, |sampler| sampler.due_in(idle_ns));
         for counter in Counter::ALL {
             let sum = self.counted(*counter);
             let before = self.so_far.counters.insert(*counter as u32, sum).unwrap_or(0);

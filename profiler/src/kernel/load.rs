@@ -12,20 +12,23 @@ use aya::{
 };
 use profiler_ebpf::{
     CONTAINER_FIRST, Control, Counter, CpuState, LedgerRow, Offsets, Settings, map, record::RING_BYTES,
-    settings::iterate, syscall::SYSCALLS,
+    settings::iterate, syscall::SYSCALLS, unwind::rule::RULES, unwind::storage::TABLES,
 };
 
 use super::{
     Kernel, KernelError, KernelOptions, Sizes,
     btf::KernelTypes,
+    containers::Indices,
     cost::Costs,
     cpus, drain,
     drainer::{AllRings, Drainer},
+    idle::IdleClock,
     mapped::MappedArray,
     offsets,
     records::Rings,
     sampler::Sampler,
     syscalls,
+    unwind::UnwindMaps,
 };
 
 /// The compiled programs.
@@ -63,11 +66,13 @@ impl Sizes {
         }
         // Room for twice the cgroups there are and some more.
         let most = LEDGER_BYTES / (size_of::<LedgerRow>() as u32 * 2 * (cpus + 1));
-        let containers = (options.cgroups as u32 * 2 + 64).clamp(128, 4096).min(most.max(32));
+        let by_cgroups = options.cgroups as u32 * 2 + 64;
+        let containers = by_cgroups.max(options.least_containers).clamp(128, 4096).min(most.max(32));
         Ok(Self {
             cpus,
             containers,
-            syscall_rows: (containers * 16).clamp(2048, 16_384),
+            // Room that may stay empty is made smaller.
+            syscall_rows: (by_cgroups * 16).max(containers * 8).clamp(2048, 16_384),
             ring_bytes: RING_BYTES as u32,
         })
     }
@@ -78,7 +83,7 @@ impl Sizes {
 }
 
 impl Kernel {
-    /// Loads and attaches the programs, gives every thread its slot, and begins the first window.
+    /// Loads and attaches the programs and gives every thread its slot. Nothing is recorded until [`Self::begin`].
     pub fn start(options: KernelOptions) -> Result<Self, KernelError> {
         check_lockdown()?;
         let types = KernelTypes::of_running_kernel()?;
@@ -92,6 +97,8 @@ impl Kernel {
         let control = maps.array(map::CONTROL, 1)?;
         control.write(0, Control::default());
         seed(&maps.array(map::CPUS, cpus)?);
+        let idle =
+            IdleClock::new(maps.array(map::CPUS, cpus)?, maps.array(map::CLOCKS, cpus * containers)?, containers);
         let ledger = maps.array(map::LEDGER, sizes.ledger_rows())?;
         let syscall_index = maps.array(map::SYSCALL_INDEX, containers * SYSCALLS)?;
         let syscall_rows = maps.array(map::SYSCALLS, 2 * sizes.syscall_rows as usize)?;
@@ -112,6 +119,11 @@ impl Kernel {
         let events = RingBuf::try_from(maps.take(map::EVENTS)?).map_err(|error| wrong(map::EVENTS, &error))?;
         let waited_behind =
             HashMap::try_from(maps.take(map::WAITED_BEHIND)?).map_err(|error| wrong(map::WAITED_BEHIND, &error))?;
+        let unwind = if unwinds_by_tables() { Some(maps.unwind()?) } else { None };
+        let given = HashMap::try_from(maps.take(map::CONTAINERS)?).map_err(|error| wrong(map::CONTAINERS, &error))?;
+        let ready =
+            Queue::try_from(maps.take(map::CONTAINER_FREE)?).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
+        let indices = Indices::new(given, ready, sizes.containers, options.cgroups);
         let log = if options.kernel_log { kernel_log(&mut ebpf) } else { None };
         let mut kernel = Self {
             ebpf,
@@ -126,23 +138,37 @@ impl Kernel {
             counters,
             drainer,
             events,
+            indices,
             waited_behind,
+            unwind,
             log,
             map_bytes,
             costs: Costs::default(),
+            idle,
             so_far: drain::SoFar::default(),
             options,
         };
         kernel.learn_timers()?;
         kernel.give_slots()?;
-        kernel.begin_first_window()?;
-        // Only now, so that every sample and every period due belongs to the window.
-        if let Some(frequency_hz) = kernel.options.frequency_hz {
-            let program: &mut PerfEvent = typed(&mut kernel.ebpf, "cpu_clock")?;
-            let program = program.fd().map_err(|error| failed("attach", "cpu_clock", error))?.as_fd();
-            kernel.sampler = Some(Sampler::start(program, frequency_hz)?);
-        }
         Ok(kernel)
+    }
+
+    /// Begins the first window.
+    pub fn begin(&mut self) -> Result<(), KernelError> {
+        self.begin_first_window()?;
+        // Only now, so that every sample and every period due belongs to the window.
+        if let Some(frequency_hz) = self.options.frequency_hz {
+            let program: &mut PerfEvent = typed(&mut self.ebpf, "cpu_clock")?;
+            let program = program.fd().map_err(|error| failed("attach", "cpu_clock", error))?.as_fd();
+            self.sampler = Some(Sampler::start(program, frequency_hz)?);
+        }
+        Ok(())
+    }
+
+    /// The maps that user stacks are walked by, to be laid out before [`Self::begin`]; none where the kernel is too old (before
+    /// 5.17, which has no loops of calls) and stacks are walked by frame pointers. Gone once taken.
+    pub fn take_unwind_maps(&mut self) -> Option<UnwindMaps> {
+        self.unwind.take()
     }
 
     /// Shows the programs a timer, by which they tell others'.
@@ -239,6 +265,7 @@ impl EmptyPrograms {
             offcpu_threshold: std::time::Duration::from_millis(1),
             hierarchy: super::HierarchyKind::V2,
             cgroups: 0,
+            least_containers: 0,
             filter_containers: false,
             processes: Vec::new(),
             kernel_log: false,
@@ -279,6 +306,8 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         syscalls: options.syscalls.into(),
         filter_containers: options.filter_containers.into(),
         filter_processes: (!options.processes.is_empty()).into(),
+        unwind: unwinds_by_tables().into(),
+        reserved: 0,
     };
     let classes = syscalls::classes();
     let log_level = if options.kernel_log { u8::MAX } else { 0 };
@@ -303,6 +332,8 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         .map_max_entries(map::OFF_CPU_RINGS, sizes.cpus)
         .map_max_entries(map::SYSCALL_RINGS, sizes.cpus)
         .map_max_entries(map::COUNTERS, sizes.cpus)
+        .map_max_entries(map::UNWIND_TABLES, TABLES)
+        .map_max_entries(map::UNWIND_RULES, RULES as u32)
         .load(OBJECT)
         .map_err(load_failed)?;
     Ok((ebpf, btf))
@@ -365,12 +396,26 @@ impl Maps<'_> {
         }
     }
 
+    /// What user stacks are walked by.
+    fn unwind(&mut self) -> Result<UnwindMaps, KernelError> {
+        let segments = match self.get(map::UNWIND_SEGMENTS)? {
+            Map::ArrayOfMaps(data) => data.fd().as_fd().try_clone_to_owned(),
+            _ => Err(io::Error::other("not an array of maps")),
+        }
+        .map_err(|source| KernelError::Map { map: map::UNWIND_SEGMENTS, source })?;
+        let tables = self.array(map::UNWIND_TABLES, TABLES as usize)?;
+        let rules = self.array(map::UNWIND_RULES, RULES)?;
+        let processes = HashMap::try_from(self.take(map::UNWIND_PROCESSES)?)
+            .map_err(|error| wrong(map::UNWIND_PROCESSES, &error))?;
+        Ok(UnwindMaps::new(segments, processes, tables, rules))
+    }
+
     /// Puts in what the programs expect to find.
     fn fill(&mut self, options: &KernelOptions, sizes: Sizes) -> Result<(), KernelError> {
-        let mut free: Queue<_, u32> =
+        let mut ready: Queue<_, u32> =
             Queue::try_from(self.get(map::CONTAINER_FREE)?).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
-        for index in CONTAINER_FIRST..sizes.containers {
-            free.push(index, 0).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
+        for index in Indices::first(sizes.containers, options.cgroups) {
+            ready.push(index, 0).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
         }
         let mut selected: HashMap<_, u32, u32> =
             HashMap::try_from(self.get(map::SELECTED)?).map_err(|error| wrong(map::SELECTED, &error))?;
@@ -379,6 +424,14 @@ impl Maps<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether the running kernel has what the walk by tables is made of: `bpf_loop`, from 5.17 on.
+fn unwinds_by_tables() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|digits| digits.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 17)
 }
 
 fn no_such_map(map: &'static str) -> KernelError {

@@ -1,16 +1,19 @@
 //! Kernel programs in, raw windows out: load, attach, drain. The only room that knows aya.
 //!
-//! [`Kernel::start`] loads the programs with the running kernel's offsets, gives every thread its slot and begins a window.
+//! [`Kernel::start`] loads the programs with the running kernel's offsets and gives every thread its slot;
+//! [`Kernel::begin`] begins a window.
 //! While it runs, [`Kernel::drain_records`] and [`Kernel::drain_events`] take what has gathered;
 //! [`Kernel::end_window`] flips to the other generation, waits until no program writes to the old one, settles what is
 //! still open and returns the whole window.
 
 pub mod btf;
+mod containers;
 mod cost;
 pub mod cpus;
 mod drain;
 mod drainer;
 mod error;
+mod idle;
 mod load;
 mod mapped;
 pub mod offsets;
@@ -19,6 +22,7 @@ mod records;
 mod sampler;
 pub mod sys;
 pub mod syscalls;
+mod unwind;
 
 pub use drain::{LedgerAccount, RawWindow, SyscallAccount};
 pub use error::KernelError;
@@ -26,6 +30,7 @@ pub use load::EmptyPrograms;
 pub use offsets::HierarchyKind;
 pub use profiler_ebpf::{Counter, Event, EventKind, RecordHeader, RecordKind, settings::filter};
 pub use records::Record;
+pub use unwind::UnwindMaps;
 
 use std::time::Duration;
 
@@ -35,6 +40,7 @@ use aya::{
 };
 use profiler_ebpf::{Control, LedgerRow, SyscallRow, settings::COUNTERS};
 
+use containers::Indices;
 use drainer::Drainer;
 use mapped::MappedArray;
 use sampler::Sampler;
@@ -55,6 +61,8 @@ pub struct KernelOptions {
     pub hierarchy: HierarchyKind,
     /// Cgroups that exist already: room is made for four times as many.
     pub cgroups: usize,
+    /// Make room for at least this many cgroups at a time: a program that runs for months starts before its containers.
+    pub least_containers: u32,
     /// Whether containers are filtered; verdicts are given by [`Kernel::set_filter`].
     pub filter_containers: bool,
     /// Measure only these processes and their children, if there are any.
@@ -89,10 +97,14 @@ pub struct Kernel {
     counters: MappedArray<[u64; COUNTERS]>,
     drainer: Drainer,
     events: RingBuf<MapData>,
+    indices: Indices,
     waited_behind: HashMap<MapData, u64, u64>,
+    /// Until they are taken.
+    unwind: Option<UnwindMaps>,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     /// Memory of all maps in bytes, as the kernel accounts it.
     map_bytes: u64,
     costs: cost::Costs,
+    idle: idle::IdleClock,
     so_far: drain::SoFar,
 }

@@ -77,6 +77,11 @@ impl Sampler {
         self.closed + self.events.values().map(|event| due(&event.event, self.period_ns)).sum::<u64>()
     }
 
+    /// Samples due in so much time of one CPU.
+    pub fn due_in(&self, ns: u64) -> u64 {
+        ns / self.period_ns
+    }
+
     /// Stops all events; their counts stay readable.
     pub fn stop(&self) {
         for (cpu, event) in &self.events {

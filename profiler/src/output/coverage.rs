@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Kind, Scope};
-use crate::profile::{CpuSampleCoverage, StackCoverage};
+use crate::profile::{Coverage, CpuSampleCoverage, StackCoverage};
 
 /// The coverage of one kind of stacks on one line.
 pub fn summary(scope: &Scope<'_>, kind: Kind) -> String {
@@ -16,7 +16,7 @@ pub fn summary(scope: &Scope<'_>, kind: Kind) -> String {
         parts.push(off_cpu(scope));
     }
     parts.extend(incomplete_stacks(&coverage.stacks));
-    parts.push(format!("{} of frames named", percent(coverage.symbols_resolved())));
+    parts.push(named_frames(coverage));
     parts.join(" · ")
 }
 
@@ -70,9 +70,16 @@ pub fn incomplete_stacks(stacks: &StackCoverage) -> Option<String> {
     Some(format!("{} of stacks incomplete{}", percent(share), reasons(&stacks.incomplete)))
 }
 
-fn reasons(counts: &BTreeMap<String, u64>) -> String {
-    let named: Vec<String> =
-        counts.iter().filter(|(_, count)| **count > 0).map(|(reason, count)| format!("{reason} {count}")).collect();
+/// Share of frames that have a name, and why the others have none.
+pub fn named_frames(coverage: &Coverage) -> String {
+    format!("{} of frames named{}", percent(coverage.symbols_resolved()), reasons(&coverage.frames_unresolved))
+}
+
+/// Counts by reason in brackets, largest first; nothing where there are none.
+pub fn reasons(counts: &BTreeMap<String, u64>) -> String {
+    let mut counts: Vec<_> = counts.iter().filter(|(_, count)| **count > 0).collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let named: Vec<String> = counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) }
 }
 

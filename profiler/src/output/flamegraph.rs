@@ -10,6 +10,7 @@ use super::coverage;
 use super::rows::{Label, Part, Row, Rows};
 use super::{Growth, Kind, OutputError, Scope};
 use crate::profile::FrameKind;
+use crate::target;
 
 /// The characters of a subtitle that fit the picture's 1,200 pixels.
 const WIDEST_SUBTITLE: usize = 160;
@@ -47,8 +48,11 @@ fn title(scope: &Scope<'_>, kind: Kind) -> String {
 
 fn draw(scope: &Scope<'_>, kind: Kind, rows: &Rows, title: String, subtitle: String) -> Result<String, OutputError> {
     let mut palette = PaletteMap::default();
+    let blamed = super::targets::blamed(scope);
     for label in &rows.labels {
-        palette.insert(svg_name(label), color(label));
+        let marked = matches!(label.part, Part::Frame(FrameKind::User | FrameKind::UserInlined))
+            && blamed.contains(target::plain_name(label.text.trim_end_matches("_[i]")));
+        palette.insert(svg_name(label), if marked { TARGET } else { color(label) });
     }
     palette.insert("", ALL);
     let mut options = Options::default();
@@ -95,6 +99,7 @@ const USER: Color = Color { r: 238, g: 150, b: 80 };
 const INLINED: Color = Color { r: 240, g: 208, b: 90 };
 const KERNEL: Color = Color { r: 130, g: 165, b: 226 };
 const UNRESOLVED: Color = Color { r: 186, g: 186, b: 186 };
+const TARGET: Color = Color { r: 226, g: 62, b: 128 };
 const NOTE: Color = Color { r: 214, g: 184, b: 190 };
 
 /// The colour of its part, a little lighter or darker by name so that neighbours can be told apart.
@@ -121,8 +126,14 @@ fn color(label: &Label) -> Color {
 }
 
 fn legend() -> String {
-    let entries =
-        [("container", CONTAINER), ("user", USER), ("inlined", INLINED), ("kernel", KERNEL), ("no symbol", UNRESOLVED)];
+    let entries = [
+        ("container", CONTAINER),
+        ("user", USER),
+        ("inlined", INLINED),
+        ("kernel", KERNEL),
+        ("no symbol", UNRESOLVED),
+        ("to change first", TARGET),
+    ];
     let spans: Vec<String> = entries
         .iter()
         .map(|(name, Color { r, g, b })| format!("<tspan style=\"fill:rgb({r},{g},{b})\">■</tspan> {name}"))

@@ -6,7 +6,6 @@
 
 pub mod coverage;
 pub mod destination;
-mod errno;
 pub mod flamegraph;
 pub mod folded;
 mod kind;
@@ -18,6 +17,7 @@ mod report_text;
 pub mod rows;
 pub mod speedscope;
 pub mod stacks_json;
+pub mod targets;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

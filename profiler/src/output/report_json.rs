@@ -8,8 +8,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::report_tables::selected;
-use super::{OutputError, Scope, errno};
-use crate::profile::{self, Profile, bucket_upper_ns};
+use super::{OutputError, Scope};
+use crate::profile::{self, Profile, bucket_upper_ns, errno};
+use crate::target::{self, Target};
 
 /// The largest waits of a container that are listed.
 const LISTED_WAITS: usize = 20;
@@ -31,11 +32,20 @@ pub struct Report<'p> {
     pub containers: Vec<Container<'p>>,
     /// Ranked optimization targets.
     pub targets: Vec<Target>,
+    /// What the ranking rests on.
+    pub analysis: Analysis,
 }
 
-/// An optimization target. The analysis does not name any yet.
+/// What the ranking rests on.
 #[derive(Debug, Serialize)]
-pub enum Target {}
+pub struct Analysis {
+    /// Why there is no ranking; empty where there is one.
+    pub withheld: Vec<String>,
+    /// What was not looked for, and why.
+    pub not_looked_for: Vec<String>,
+    /// Thread-seconds set aside as idle waiting.
+    pub idle_s: f64,
+}
 
 /// The stretch of time.
 #[derive(Debug, Serialize)]
@@ -98,7 +108,7 @@ pub struct Coverage<'p> {
     /// Completeness of stacks.
     pub stacks: Stacks<'p>,
     /// Names of frames.
-    pub symbols: Symbols,
+    pub symbols: Symbols<'p>,
     /// Off-CPU time.
     pub offcpu: OffCpu,
     /// Syscalls.
@@ -118,9 +128,20 @@ pub struct Stacks<'p> {
 
 /// Names of frames.
 #[derive(Debug, Serialize)]
-pub struct Symbols {
+pub struct Symbols<'p> {
     /// Share of frames that have one.
     pub resolved: f64,
+    /// Frames that have none, weighted by their samples, by reason.
+    pub unresolved: &'p BTreeMap<String, u64>,
+}
+
+/// How far a container's stacks can be trusted.
+#[derive(Debug, Serialize)]
+pub struct ContainerCoverage<'p> {
+    /// Completeness of its stacks.
+    pub stacks: Stacks<'p>,
+    /// Names of its frames.
+    pub symbols: Symbols<'p>,
 }
 
 /// Off-CPU time.
@@ -143,7 +164,7 @@ impl<'p> Coverage<'p> {
         Self {
             cpu_samples: &coverage.cpu_samples,
             stacks: Stacks { complete: coverage.stacks.complete_share(), incomplete: &coverage.stacks.incomplete },
-            symbols: Symbols { resolved: coverage.symbols_resolved() },
+            symbols: Symbols { resolved: coverage.symbols_resolved(), unresolved: &coverage.frames_unresolved },
             offcpu: OffCpu {
                 time_s: seconds(coverage.off_cpu.time_ns),
                 with_stack_s: seconds(coverage.off_cpu.with_stack_ns),
@@ -192,6 +213,8 @@ pub struct Container<'p> {
     pub cpu_limit: Option<f64>,
     /// Share of the window with a stall.
     pub pressure: profile::Pressure,
+    /// How far its stacks can be trusted.
+    pub coverage: ContainerCoverage<'p>,
     /// Where its thread-seconds went.
     pub ledger: Ledger,
     /// Of `blocked_other_s`: time that the hypervisor gave to other machines while a thread was on the CPU.
@@ -307,6 +330,7 @@ pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputErro
 pub fn report<'p>(scope: &Scope<'p>) -> Report<'p> {
     let profile = scope.profile;
     let overhead = &profile.overhead;
+    let analysis = target::analyse(profile);
     Report {
         schema: 1,
         window: Window::of(profile),
@@ -320,7 +344,12 @@ pub fn report<'p>(scope: &Scope<'p>) -> Report<'p> {
             programs_s: overhead.programs.iter().map(|(name, ns)| (name.as_str(), seconds(*ns))).collect(),
         },
         containers: selected(scope).map(container).collect(),
-        targets: Vec::new(),
+        targets: super::targets::selected(scope, analysis.targets),
+        analysis: Analysis {
+            withheld: analysis.withheld,
+            not_looked_for: analysis.not_looked_for,
+            idle_s: analysis.idle_s,
+        },
     }
 }
 
@@ -339,6 +368,13 @@ fn container(container: &profile::Container) -> Container<'_> {
         cpu_limit: container.cpu_limit_cores,
         pressure: container.pressure,
         ledger: ledger(&container.ledger),
+        coverage: ContainerCoverage {
+            stacks: Stacks { complete: container.stacks.complete_share(), incomplete: &container.stacks.incomplete },
+            symbols: Symbols {
+                resolved: container.symbols.resolved_share(),
+                unresolved: &container.symbols.unresolved,
+            },
+        },
         stolen_s: seconds(container.ledger.stolen_ns),
         run_queue: RunQueue {
             count: run_queue.latency.count(),
@@ -361,7 +397,8 @@ fn container(container: &profile::Container) -> Container<'_> {
     }
 }
 
-fn ledger(ledger: &profile::Ledger) -> Ledger {
+/// The parts of a ledger in seconds.
+pub fn ledger(ledger: &profile::Ledger) -> Ledger {
     Ledger {
         thread_s: seconds(ledger.thread_ns),
         cpu_user_s: seconds(ledger.cpu_user_ns),

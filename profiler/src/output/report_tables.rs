@@ -3,10 +3,10 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::coverage::{self, percent, seconds};
-use super::{Kind, Scope, errno, report_json};
+use super::{Kind, Scope, report_json};
 use crate::profile::{
     Container, ContainerIndex, Errno, Frame, FrameKind, Histogram, OffCpuReason, ProcessIndex, StackId, SyscallStats,
-    TextId,
+    TextId, errno,
 };
 
 /// The containers of the ledger that are listed.
@@ -71,11 +71,13 @@ pub fn selected<'p>(scope: &Scope<'p>) -> impl Iterator<Item = &'p Container> + 
 /// All sections that have something to say.
 pub fn sections(scope: &Scope<'_>) -> Vec<Section> {
     let mut sections = vec![header(scope)];
+    sections.extend(super::targets::sections(scope));
     sections.extend(ledger(scope));
     sections.extend(waited_behind(scope));
     sections.extend(functions(scope));
     sections.extend(waits(scope));
     sections.extend(syscalls(scope));
+    sections.extend(trust(scope));
     sections
 }
 
@@ -105,9 +107,10 @@ fn header(scope: &Scope<'_>) -> Section {
         let text = format!("{} counted, {} lost", coverage.syscalls.counted, coverage.syscalls.lost);
         lines.push(("syscalls", text));
     }
-    let named = format!("{} of frames named", percent(coverage.symbols_resolved()));
+    let named = coverage::named_frames(coverage);
     let incomplete = coverage::incomplete_stacks(&coverage.stacks).unwrap_or_else(|| "all stacks complete".to_owned());
-    lines.push(("stacks", format!("{incomplete}, {named}")));
+    lines.push(("stacks", incomplete));
+    lines.push(("names", named));
     let losses: Vec<String> = coverage
         .other_losses
         .iter()
@@ -119,6 +122,37 @@ fn header(scope: &Scope<'_>) -> Section {
     }
     lines.push(("cost", cost(scope)));
     Section { title: "Profile".to_owned(), body: Body::Lines(lines) }
+}
+
+/// How whole and how named each container's stacks are; nothing where all of them are.
+fn trust(scope: &Scope<'_>) -> Option<Section> {
+    let lacking = |one: &&Container| one.stacks.incomplete_total() > 0 || !one.symbols.unresolved.is_empty();
+    let rows: Vec<Vec<String>> = selected(scope)
+        .filter(lacking)
+        .take(LISTED_CONTAINERS)
+        .map(|one| {
+            let why = |counts| coverage::reasons(counts).trim_matches([' ', '(', ')']).to_owned();
+            vec![
+                one.name.clone(),
+                percent(one.stacks.complete_share()),
+                why(&one.stacks.incomplete),
+                percent(one.symbols.resolved_share()),
+                why(&one.symbols.unresolved),
+            ]
+        })
+        .collect();
+    let columns = vec![
+        ("container", Side::Left),
+        ("stacks complete", Side::Right),
+        ("incomplete", Side::Left),
+        ("frames named", Side::Right),
+        ("unnamed", Side::Left),
+    ];
+    let remark = "`profiler doctor PID` says what would make it better".to_owned();
+    (!rows.is_empty()).then(|| Section {
+        title: "How far stacks can be trusted".to_owned(),
+        body: Body::Table(Table { columns, rows }, Some(remark)),
+    })
 }
 
 fn cost(scope: &Scope<'_>) -> String {
@@ -405,7 +439,8 @@ fn shown(function: &str, kind: FrameKind) -> String {
 /// The longest text in a cell, in characters.
 const WIDEST: usize = 64;
 
-fn shortened(text: &str) -> String {
+/// As much of a text as fits a cell.
+pub(super) fn shortened(text: &str) -> String {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().count() <= WIDEST { text } else { text.chars().take(WIDEST - 1).chain(['…']).collect() }
 }

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use super::rows::{Label, Rows};
-use super::{Kind, OutputError, Scope};
+use super::{Kind, OutputError, Scope, coverage};
 
 #[derive(Serialize)]
 struct File {
@@ -70,7 +70,7 @@ pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputErro
     let file = File {
         schema: "https://www.speedscope.app/file-format-schema.json",
         exporter: concat!("profiler ", env!("CARGO_PKG_VERSION")),
-        name: scope.profile.host.node.clone(),
+        name: title(scope),
         active_profile_index: 0,
         shared: Shared { frames },
         profiles,
@@ -78,6 +78,18 @@ pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputErro
     serde_json::to_writer(&mut *writer, &file).map_err(std::io::Error::from)?;
     writeln!(writer)?;
     Ok(())
+}
+
+/// The node, and how far what is shown can be trusted.
+fn title(scope: &Scope<'_>) -> String {
+    let both = Kind::Cpu.is_recorded(scope.profile) && Kind::OffCpu.is_recorded(scope.profile);
+    let kind = match scope.options.kind {
+        Some(kind) => kind,
+        None if both => Kind::Wall,
+        None if Kind::Cpu.is_recorded(scope.profile) => Kind::Cpu,
+        None => Kind::OffCpu,
+    };
+    format!("{} · {}", scope.profile.host.node, coverage::summary(scope, kind))
 }
 
 fn sampled(rows: Rows, kind: Kind, frames: &mut Vec<Frame>, positions: &mut FxHashMap<Label, usize>) -> Sampled {

@@ -348,8 +348,8 @@ fn shares_and_durations_read_well() {
 
 #[test]
 fn numbers_without_an_errno_name_keep_their_number() {
-    use super::errno::name;
     use crate::profile::Errno;
+    use crate::profile::errno::name;
     assert_eq!(
         ["ENOENT", "EAGAIN", "ERESTARTSYS", "errno_4000"],
         [2, 11, 512, 4000].map(|n| name(Errno(n))).as_slice()

@@ -1,16 +1,15 @@
-//! User stacks of threads that sleep. In: a thread's registers. Out: its return addresses along the frame pointers,
-//! read from the process's memory without stopping it.
+//! User stacks of threads that sleep. In: a thread's registers. Out: its return addresses, by the same walk that the kernel
+//! programs do, from the process's memory, read without stopping it.
+
+use profiler_ebpf::unwind::{Memory, Rule, Stop, Tables, USER_FRAMES, Walk, walk::walk_all};
 
 use super::Pid;
 
-/// Most frames that are walked.
-pub const FRAME_LIMIT: usize = 128;
-
-/// Bytes of stack read at once: most chains end inside.
+/// Bytes of stack read at once: most stacks end inside.
 const WINDOW: usize = 16 * 1024;
 
-/// Windows read for one stack: a chain spread wider is cut.
-const WINDOW_LIMIT: usize = 16;
+/// Windows read for one stack: one spread wider is cut.
+const WINDOW_LIMIT: usize = 64;
 
 /// Where a thread stood when it entered the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,31 +20,6 @@ pub struct Registers {
     pub sp: u64,
     /// Frame pointer.
     pub bp: u64,
-}
-
-/// Why a walk ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Stop {
-    /// The chain ends as it should: a frame pointer or return address of zero.
-    Root,
-    /// The frame pointer leads nowhere above the last frame: it is used for something else here.
-    BrokenChain,
-    /// The next frame's memory could not be read.
-    Unreadable,
-    /// There are more than [`FRAME_LIMIT`] frames.
-    TooDeep,
-}
-
-impl Stop {
-    /// Name of the reason, as coverage counts it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Root => "root",
-            Self::BrokenChain => "broken_chain",
-            Self::Unreadable => "unreadable",
-            Self::TooDeep => "too_deep",
-        }
-    }
 }
 
 /// A user stack.
@@ -63,74 +37,68 @@ pub trait StackMemory {
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> usize;
 }
 
-/// Walks the user stack of a thread that is blocked.
-pub fn walk_thread(pid: Pid, registers: Registers) -> UserStack {
-    walk_frame_pointers(&mut ProcessMemory(pid), registers)
+/// Walks the user stack of a thread that is blocked, by tables.
+pub fn walk_thread(pid: Pid, registers: Registers, tables: &mut impl Tables) -> UserStack {
+    walk_stack(&mut ProcessMemory(pid), registers, tables)
 }
 
-/// Walks a chain of frame pointers: each points at the caller's frame pointer, with the return address above it.
-pub fn walk_frame_pointers(memory: &mut impl StackMemory, registers: Registers) -> UserStack {
-    let mut addresses = vec![registers.ip];
-    let mut window = StackWindow { start: 0, bytes: Vec::new(), reads: 0 };
-    let (mut floor, mut frame) = (registers.sp, registers.bp);
-    let stop = loop {
-        if frame == 0 {
-            break Stop::Root;
-        }
-        // The stack grows down, so callers' frames lie higher; this also ends every cycle.
-        if frame < floor || frame % 8 != 0 {
-            break Stop::BrokenChain;
-        }
-        let near = if addresses.len() == 1 { registers.sp } else { frame };
-        let Some((caller_frame, return_address)) = window.pair(memory, frame, near) else {
-            break Stop::Unreadable;
-        };
-        if return_address == 0 {
-            break Stop::Root;
-        }
-        if addresses.len() == FRAME_LIMIT {
-            break Stop::TooDeep;
-        }
-        addresses.push(return_address);
-        floor = frame + 16;
-        frame = caller_frame;
-    };
+/// Walks a stack in any memory, by tables.
+pub fn walk_stack(memory: &mut impl StackMemory, registers: Registers, tables: &mut impl Tables) -> UserStack {
+    let mut walk = Walk::from_registers(registers.ip, registers.sp, registers.bp);
+    let mut window = StackWindow { memory, near: registers.sp, start: 0, bytes: Vec::new(), reads: 0 };
+    let mut addresses = vec![0; USER_FRAMES];
+    let (count, stop) = walk_all(&mut walk, &mut window, tables, &mut addresses);
+    addresses.truncate(count);
     UserStack { addresses, stop }
 }
 
-struct StackWindow {
+/// No table at all: every frame by its frame pointer.
+#[derive(Debug, Clone, Copy)]
+pub struct FramePointers;
+
+impl Tables for FramePointers {
+    fn rule(&mut self, _: u64) -> Result<Rule, Stop> {
+        Ok(Rule::no_info())
+    }
+}
+
+/// The part of the stack that was read last.
+struct StackWindow<'memory, M> {
+    memory: &'memory mut M,
+    /// Where the innermost frame is: what is read first begins here if that covers it.
+    near: u64,
     start: u64,
     bytes: Vec<u8>,
     reads: usize,
 }
 
-impl StackWindow {
-    /// The two words at `frame`; reads from `near` on if that covers them.
-    fn pair(&mut self, memory: &mut impl StackMemory, frame: u64, near: u64) -> Option<(u64, u64)> {
-        if let Some(pair) = self.cached(frame) {
-            return Some(pair);
+impl<M: StackMemory> Memory for StackWindow<'_, M> {
+    fn word(&mut self, address: u64) -> Option<u64> {
+        if let Some(word) = self.cached(address) {
+            return Some(word);
         }
-        for start in [near, frame] {
-            if frame - start >= WINDOW as u64 - 16 || self.reads == WINDOW_LIMIT {
+        for start in [self.near, address] {
+            if address.wrapping_sub(start) > WINDOW as u64 - 8 || self.reads == WINDOW_LIMIT {
                 continue;
             }
             self.reads += 1;
+            self.near = u64::MAX;
             self.bytes.resize(WINDOW, 0);
-            let length = memory.read(start, &mut self.bytes);
+            let length = self.memory.read(start, &mut self.bytes);
             self.bytes.truncate(length);
             self.start = start;
-            if let Some(pair) = self.cached(frame) {
-                return Some(pair);
+            if let Some(word) = self.cached(address) {
+                return Some(word);
             }
         }
         None
     }
+}
 
-    fn cached(&self, frame: u64) -> Option<(u64, u64)> {
-        let at = usize::try_from(frame.checked_sub(self.start)?).ok()?;
-        let words = self.bytes.get(at..at.checked_add(16)?)?;
-        let (low, high) = words.split_at(8);
-        Some((u64::from_le_bytes(low.try_into().ok()?), u64::from_le_bytes(high.try_into().ok()?)))
+impl<M> StackWindow<'_, M> {
+    fn cached(&self, address: u64) -> Option<u64> {
+        let at = usize::try_from(address.checked_sub(self.start)?).ok()?;
+        Some(u64::from_le_bytes(self.bytes.get(at..at.checked_add(8)?)?.try_into().ok()?))
     }
 }
 
@@ -192,32 +160,51 @@ mod tests {
         Fake { base: 0x1000, words: words.to_vec(), reads: 0 }
     }
 
-    #[test]
-    fn a_chain_is_walked_to_its_root_with_one_read() {
-        let mut memory = fake(&[0, 0x1020, 0xaaa, 0, 0, 0xbbb]);
-        let stack = walk_frame_pointers(&mut memory, Registers { ip: 0x123, sp: 0x1000, bp: 0x1008 });
-        assert_eq!(stack, UserStack { addresses: vec![0x123, 0xaaa, 0xbbb], stop: Stop::Root });
-        assert_eq!(memory.reads, 1);
-        let mut memory = fake(&[0, 0x1020, 0xaaa, 0, 0x1030, 0]);
-        let stack = walk_frame_pointers(&mut memory, Registers { ip: 0x123, sp: 0x1000, bp: 0x1008 });
-        assert_eq!(stack, UserStack { addresses: vec![0x123, 0xaaa], stop: Stop::Root }, "no return address");
+    fn walked(memory: &mut Fake, bp: u64) -> UserStack {
+        walk_stack(memory, Registers { ip: 0x123, sp: 0x1000, bp }, &mut FramePointers)
     }
 
     #[test]
-    fn a_cycle_a_jump_down_and_a_misaligned_frame_break_the_chain() {
-        for frame in [0x1008, 0x1000, 0x1013] {
-            let mut memory = fake(&[0, frame, 0xaaa]);
-            let stack = walk_frame_pointers(&mut memory, Registers { ip: 1, sp: 0x1000, bp: 0x1008 });
-            assert_eq!((stack.addresses.len(), stack.stop), (2, Stop::BrokenChain));
-        }
+    fn a_chain_is_walked_to_its_root_with_one_read() {
+        let mut memory = fake(&[0, 0x1020, 0xaaa, 0, 0, 0xbbb]);
+        let stack = walked(&mut memory, 0x1008);
+        assert_eq!(stack, UserStack { addresses: vec![0x123, 0xaaa, 0xbbb], stop: Stop::FramePointerEnd });
+        assert_eq!(memory.reads, 1);
+        let mut memory = fake(&[0, 0x1020, 0xaaa, 0, 0x1030, 0]);
+        let stack = walked(&mut memory, 0x1008);
+        assert_eq!(stack, UserStack { addresses: vec![0x123, 0xaaa], stop: Stop::NullReturn });
+    }
+
+    #[test]
+    fn a_cycle_and_a_misaligned_frame_end_the_walk() {
+        let cycle = walked(&mut fake(&[0, 0x1008, 0xaaa]), 0x1008);
+        assert!(cycle.addresses.len() < 10, "{cycle:?}");
+        assert_eq!(cycle.stop, Stop::NotProgressing);
+        let misaligned = walked(&mut fake(&[0, 0x1013, 0xaaa]), 0x1008);
+        assert_eq!((misaligned.addresses.len(), misaligned.stop), (2, Stop::NoFramePointer));
     }
 
     #[test]
     fn memory_that_is_not_there_and_endless_chains_stop() {
-        let stack = walk_frame_pointers(&mut fake(&[]), Registers { ip: 1, sp: 0x1000, bp: 0x5000_0000 });
-        assert_eq!(stack, UserStack { addresses: vec![1], stop: Stop::Unreadable });
+        let stack = walked(&mut fake(&[]), 0x5000_0000);
+        assert_eq!(stack, UserStack { addresses: vec![0x123], stop: Stop::NoFramePointer });
         let words: Vec<u64> = (0..4000).map(|i| if i % 2 == 0 { 0x1000 + (i + 2) * 8 } else { 7 }).collect();
-        let stack = walk_frame_pointers(&mut fake(&words), Registers { ip: 1, sp: 0x1000, bp: 0x1000 });
-        assert_eq!((stack.addresses.len(), stack.stop), (FRAME_LIMIT, Stop::TooDeep));
+        let stack = walked(&mut fake(&words), 0x1000);
+        assert_eq!((stack.addresses.len(), stack.stop), (USER_FRAMES, Stop::TooDeep));
+    }
+
+    #[test]
+    fn a_stack_wider_than_a_window_is_read_piece_by_piece() {
+        // Frames of 12 KiB each.
+        let mut words = vec![0_u64; 12_000];
+        for frame in 0..6 {
+            let next = if frame < 5 { 0x1000 + (frame + 1) * 1536 * 8 } else { 0 };
+            words[frame as usize * 1536] = next;
+            words[frame as usize * 1536 + 1] = 0xaa0 + frame;
+        }
+        let mut memory = fake(&words);
+        let stack = walked(&mut memory, 0x1000);
+        assert_eq!((stack.addresses.len(), stack.stop), (7, Stop::FramePointerEnd));
+        assert!(memory.reads <= 6);
     }
 }

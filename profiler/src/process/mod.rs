@@ -18,18 +18,23 @@
 mod mappings;
 mod memory;
 mod module;
+mod perf_map;
 pub mod sideband;
 mod table;
 mod tracker;
 pub mod unwind;
+mod walk;
 
 use std::sync::Arc;
 
 pub use mappings::{Mapping, MappingKind, MappingLine, Mappings, parse_line};
-pub use memory::{FRAME_LIMIT, Registers, StackMemory, Stop, UserStack, walk_frame_pointers, walk_thread};
-pub use module::{FileIdentity, Module, ModuleCounters, ModuleId, Modules, PerfMapFile};
+pub use memory::{FramePointers, Registers, StackMemory, UserStack, walk_stack, walk_thread};
+pub(crate) use module::open_regular;
+pub use module::{FileIdentity, Module, ModuleCounters, ModuleId, Modules};
+pub use perf_map::{PerfMapFile, PerfMapRefusal, PerfMaps, perf_map_path};
 pub use table::{ProcessCounters, ProcessTable};
 pub use tracker::{Tracker, TrackerError, TrackerOptions};
+pub use walk::{UnwinderCounters, UnwinderOptions};
 
 /// A process, by its id in the initial pid namespace (what the kernel calls tgid).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,8 +79,8 @@ pub enum Location {
         pid: Pid,
         /// The address itself.
         address: u64,
-        /// The names that the runtime left in `/tmp/perf-PID.map`, if there is such a file.
-        perf_map: Option<Arc<PerfMapFile>>,
+        /// The files with names that its runtime left, as far as they are found by the time they are asked for.
+        perf_maps: Arc<PerfMaps>,
     },
     /// Into the kernel.
     Kernel {

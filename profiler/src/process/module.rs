@@ -6,14 +6,14 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use rustc_hash::FxHashMap;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, major, minor, open, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, major, minor, open, openat2, stat};
 
 use super::Pid;
 
@@ -42,7 +42,7 @@ impl FileIdentity {
         self == mapped || self.inode == mapped.inode && layered()
     }
 
-    fn of(file: &OwnedFd) -> Option<Self> {
+    pub(super) fn of(file: &OwnedFd) -> Option<Self> {
         let status = fstat(file).ok()?;
         (FileType::from_raw_mode(status.st_mode) == FileType::RegularFile).then(|| Self {
             major: major(status.st_dev),
@@ -57,7 +57,9 @@ impl FileIdentity {
 pub struct Module {
     id: ModuleId,
     name: Box<str>,
+    path: Box<OsStr>,
     file: Option<File>,
+    root: Option<Arc<OwnedFd>>,
     open_files: Arc<AtomicUsize>,
 }
 
@@ -72,6 +74,16 @@ impl Module {
         &self.name
     }
 
+    /// Its path where it was mapped from, as that process saw it.
+    pub fn path(&self) -> &Path {
+        Path::new(&*self.path)
+    }
+
+    /// The root directory of the process that mapped it, if it is another than ours: a container's.
+    pub fn root(&self) -> Option<BorrowedFd<'_>> {
+        self.root.as_ref().map(|root| root.as_fd())
+    }
+
     /// The file that was mapped; `None` if it could not be opened (counted in [`ModuleCounters`]).
     pub fn file(&self) -> Option<&File> {
         self.file.as_ref()
@@ -83,25 +95,6 @@ impl Drop for Module {
         if self.file.is_some() {
             self.open_files.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// The file in which a runtime leaves the names of the code it made, open.
-#[derive(Debug)]
-pub struct PerfMapFile {
-    id: u32,
-    file: File,
-}
-
-impl PerfMapFile {
-    /// Number of this file, unique in one run of the program.
-    pub fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// The file.
-    pub fn file(&self) -> &File {
-        &self.file
     }
 }
 
@@ -126,6 +119,8 @@ pub struct Modules {
     /// With the time of last use. The name is part of the key because overlayfs may give one pair of device and inode
     /// to files of two layers.
     by_file: FxHashMap<(FileIdentity, Box<str>), (Arc<Module>, u64)>,
+    /// Roots of containers that modules in use came from.
+    roots: FxHashMap<(u64, u64), Weak<OwnedFd>>,
     limit: usize,
     open_files: Arc<AtomicUsize>,
     next_id: u32,
@@ -138,6 +133,7 @@ impl Modules {
     pub fn new(limit: usize) -> Self {
         Self {
             by_file: FxHashMap::default(),
+            roots: FxHashMap::default(),
             limit,
             open_files: Arc::default(),
             next_id: 0,
@@ -187,9 +183,15 @@ impl Modules {
         {
             return module.clone();
         }
-        let module = self.add(key.1.clone(), opened);
+        let root = opened.as_ref().and_then(|_| self.root(roots));
+        let module = self.add(key.1.clone(), path, opened, root);
         self.by_file.insert(key, (module.clone(), self.clock));
         module
+    }
+
+    /// Every module in use.
+    pub fn ids(&self) -> impl Iterator<Item = ModuleId> + '_ {
+        self.by_file.values().map(|(module, _)| module.id)
     }
 
     /// Forgets the files that could not be opened and that nobody asks for any more.
@@ -197,13 +199,33 @@ impl Modules {
         self.by_file.retain(|_, (module, _)| module.file.is_some() || Arc::strong_count(module) > 1);
     }
 
-    fn add(&mut self, name: Box<str>, file: Option<OwnedFd>) -> Arc<Module> {
+    fn add(&mut self, name: Box<str>, path: &OsStr, file: Option<OwnedFd>, root: Option<Arc<OwnedFd>>) -> Arc<Module> {
         let id = ModuleId(self.next_id);
         self.next_id += 1;
         if file.is_some() {
             self.open_files.fetch_add(1, Ordering::Relaxed);
         }
-        Arc::new(Module { id, name, file: file.map(File::from), open_files: self.open_files.clone() })
+        let (path, file) = (without_deleted(path).into(), file.map(File::from));
+        Arc::new(Module { id, name, path, file, root, open_files: self.open_files.clone() })
+    }
+
+    /// The root of the first of these processes that still lives, unless it is ours. One descriptor a container.
+    fn root(&mut self, processes: &[Pid]) -> Option<Arc<OwnedFd>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root =
+            processes.iter().find_map(|Pid(pid)| open(format!("/proc/{pid}/root"), flags, Mode::empty()).ok())?;
+        let (status, ours) = (fstat(&root).ok()?, stat("/").ok()?);
+        let key = (status.st_dev, status.st_ino);
+        if key == (ours.st_dev, ours.st_ino) {
+            return None;
+        }
+        if let Some(known) = self.roots.get(&key).and_then(Weak::upgrade) {
+            return Some(known);
+        }
+        self.roots.retain(|_, root| root.strong_count() > 0);
+        let root = Arc::new(root);
+        self.roots.insert(key, Arc::downgrade(&root));
+        Some(root)
     }
 
     /// Closes the file used longest ago that nobody else holds, if the limit is reached.
@@ -243,7 +265,7 @@ impl Modules {
         }
         let mut replaced = false;
         for root in roots {
-            if let Some(file) = open_in_root(*root, path)
+            if let Some(file) = open_in_root(*root, path, flags)
                 && let Some(found) = FileIdentity::of(&file)
             {
                 if found.is(wanted, &file) {
@@ -255,29 +277,40 @@ impl Modules {
         self.counters.replaced += u64::from(replaced);
         None
     }
-
-    /// Opens the perf map of a process, from inside its own mount namespace.
-    pub fn open_perf_map(&mut self, pid: Pid, pid_in_namespace: u32) -> Option<Arc<PerfMapFile>> {
-        let file = open_in_root(pid, OsStr::new(&format!("/tmp/perf-{pid_in_namespace}.map")))?;
-        FileIdentity::of(&file)?;
-        let id = self.next_id;
-        self.next_id += 1;
-        Some(Arc::new(PerfMapFile { id, file: file.into() }))
-    }
 }
 
 /// Opens a path as the process sees it. Links inside a container are resolved inside its root, never in ours.
-fn open_in_root(Pid(pid): Pid, path: &OsStr) -> Option<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = open(format!("/proc/{pid}/root"), flags, Mode::empty()).ok()?;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+pub(super) fn open_in_root(Pid(pid): Pid, path: &OsStr, flags: OFlags) -> Option<OwnedFd> {
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = open(format!("/proc/{pid}/root"), directory, Mode::empty()).ok()?;
     openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS).ok()
 }
 
-fn base_name(path: &OsStr) -> Box<str> {
+/// Opens a regular file below a root directory, whatever links lie on the way; nothing else is opened, since opening a
+/// device or a FIFO may do something.
+pub(crate) fn open_regular(root: Option<BorrowedFd<'_>>, path: &Path) -> Option<File> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let there = match root {
+        Some(root) => openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS),
+        None => open(path, flags, Mode::empty()),
+    };
+    reopen(&there.ok().filter(|there| FileIdentity::of(there).is_some())?).map(File::from)
+}
+
+/// Opens for reading what was only looked at so far.
+pub(super) fn reopen(there: &OwnedFd) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    open(format!("/proc/self/fd/{}", there.as_raw_fd()), flags, Mode::empty()).ok()
+}
+
+/// The kernel marks the paths of files that are gone.
+fn without_deleted(path: &OsStr) -> &OsStr {
     let bytes = path.as_bytes();
-    let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
-    let path = Path::new(OsStr::from_bytes(bytes));
+    OsStr::from_bytes(bytes.strip_suffix(b" (deleted)").unwrap_or(bytes))
+}
+
+fn base_name(path: &OsStr) -> Box<str> {
+    let path = Path::new(without_deleted(path));
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into()
 }
 

@@ -7,12 +7,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::mappings::{Mapping, MappingKind, Mappings, parse_line};
-use super::module::{FileIdentity, Module, ModuleCounters, Modules, PerfMapFile};
+use super::module::{FileIdentity, Module, ModuleCounters, Modules};
+use super::perf_map::{PerfMapFile, PerfMapRefusal, PerfMaps};
 use super::sideband::{Event, What};
-use super::{FileOffset, Leaf, Location, Pid, Tid, lookup_addresses, monotonic_ns};
+use super::walk::{Ask, Unwinder, UnwinderCounters};
+use super::{
+    FileOffset, FramePointers, Leaf, Location, ModuleId, Pid, Registers, Tid, UserStack, lookup_addresses,
+    monotonic_ns, walk_thread,
+};
 
 /// A process's start time is compared at most this often.
 const CHECK_INTERVAL_NS: u64 = 1_000_000_000;
@@ -61,7 +66,7 @@ struct Life {
     parent: Option<Pid>,
     /// Oldest first; never empty.
     images: Vec<Image>,
-    perf_map: Option<Arc<PerfMapFile>>,
+    perf_maps: Arc<PerfMaps>,
     checked_ns: u64,
     read_ns: u64,
     perf_map_tried_ns: u64,
@@ -92,6 +97,10 @@ struct Stat {
     command: Arc<str>,
     parent: Pid,
     start_ticks: u64,
+    /// CPU time used, in ticks.
+    cpu_ticks: u64,
+    /// Whether it waits only to be reaped.
+    is_over: bool,
 }
 
 /// What becomes of known mappings where `/proc/PID/maps` shows others.
@@ -110,8 +119,15 @@ pub struct ProcessTable {
     lives: FxHashMap<Pid, Vec<Life>>,
     modules: Modules,
     counters: ProcessCounters,
+    next_perf_map: u32,
     /// Events were lost at this time: mappings read before may be out of date.
     distrusted_ns: u64,
+    /// What user stacks are walked by, where the kernel can.
+    unwinder: Option<Unwinder>,
+    /// Processes whose mappings are to be told to the unwinder, and whether they are about to run.
+    changed: FxHashMap<Pid, Ask>,
+    /// Processes that ended.
+    ended: FxHashSet<Pid>,
 }
 
 impl ProcessTable {
@@ -121,7 +137,11 @@ impl ProcessTable {
             lives: FxHashMap::default(),
             modules: Modules::new(open_file_limit),
             counters: ProcessCounters::default(),
+            next_perf_map: 0,
             distrusted_ns: 0,
+            unwinder: None,
+            changed: FxHashMap::default(),
+            ended: FxHashSet::default(),
         }
     }
 
@@ -186,7 +206,7 @@ impl ProcessTable {
             end_ns: None,
             parent: Some(stat.parent),
             images: vec![Image { since_ns: 0, command: stat.command, mappings: Arc::default() }],
-            perf_map: None,
+            perf_maps: Arc::default(),
             checked_ns: now,
             read_ns: 0,
             perf_map_tried_ns: 0,
@@ -242,12 +262,13 @@ impl ProcessTable {
             end_ns: None,
             parent: Some(parent),
             images: vec![Image { since_ns: at_ns, ..image.clone() }],
-            perf_map: inherited.and_then(|life| life.perf_map.clone()),
+            perf_maps: inherited.map(|life| Arc::new(life.perf_maps.inherited())).unwrap_or_default(),
             checked_ns: at_ns,
             read_ns: at_ns,
             perf_map_tried_ns: 0,
         };
         self.begin_life(child, life);
+        self.change(child, Ask::Now);
     }
 
     /// A process became another program: its mappings are gone.
@@ -259,7 +280,7 @@ impl ProcessTable {
                 end_ns: None,
                 parent: None,
                 images: Vec::new(),
-                perf_map: None,
+                perf_maps: Arc::default(),
                 checked_ns: at_ns,
                 read_ns: 0,
                 perf_map_tried_ns: 0,
@@ -268,10 +289,11 @@ impl ProcessTable {
         }
         if let Some(life) = self.living(pid) {
             life.begin_image(Image { since_ns: at_ns, command: command.into(), mappings: Arc::default() });
-            life.perf_map = None;
+            life.perf_maps = Arc::default();
             life.perf_map_tried_ns = 0;
             life.read_ns = 0;
         }
+        self.change(pid, Ask::Now);
     }
 
     /// A thread took a name; the main thread's is the process's.
@@ -293,15 +315,20 @@ impl ProcessTable {
             let anonymous = matches!(kind, MappingKind::Anonymous);
             Arc::make_mut(&mut image.mappings).insert(Mapping { start, end, offset, kind });
             if anonymous {
-                self.open_perf_map(pid, monotonic_ns());
+                self.look_for_perf_map(pid, monotonic_ns());
             }
         }
+        self.change(pid, Ask::Now);
     }
 
     /// A process ended. What was learnt of it stays until [`Self::forget_dead`].
     pub fn exit(&mut self, pid: Pid, at_ns: u64) {
         if let Some(life) = self.living(pid) {
             life.end_ns = Some(at_ns);
+        }
+        if self.unwinder.is_some() {
+            self.changed.remove(&pid);
+            self.ended.insert(pid);
         }
     }
 
@@ -332,21 +359,35 @@ impl ProcessTable {
         }
     }
 
-    /// Opens the perf maps that have appeared since: their directory goes with the process.
-    pub fn open_perf_maps(&mut self) {
+    /// Opens the perf maps that have appeared or were replaced since: their directory goes with the process.
+    pub fn look_for_perf_maps(&mut self) {
         let now = monotonic_ns();
         let runs_anonymous = |life: &Life| {
             life.current().is_some_and(|image| {
                 image.mappings.iter().any(|mapping| matches!(mapping.kind, MappingKind::Anonymous))
             })
         };
-        let wanting = |lives: &&Vec<Life>| {
-            lives.last().is_some_and(|life| life.perf_map.is_none() && life.end_ns.is_none() && runs_anonymous(life))
-        };
+        let wanting =
+            |lives: &&Vec<Life>| lives.last().is_some_and(|life| life.end_ns.is_none() && runs_anonymous(life));
         let wanting: Vec<Pid> = self.lives.iter().filter(|(_, lives)| wanting(lives)).map(|(pid, _)| *pid).collect();
         for pid in wanting {
-            self.open_perf_map(pid, now);
+            self.look_for_perf_map(pid, now);
         }
+    }
+
+    /// What a living process has mapped for execution; nothing if it is gone.
+    pub fn mappings(&mut self, pid: Pid) -> Option<Arc<Mappings>> {
+        self.observe(pid);
+        let now = monotonic_ns();
+        self.read_maps(pid, now, Known::Replaced);
+        self.living(pid)?.current().map(|image| image.mappings.clone())
+    }
+
+    /// The perf map of a living process, or why there is none.
+    pub fn perf_map(&mut self, pid: Pid) -> Result<Arc<PerfMapFile>, PerfMapRefusal> {
+        let life = self.lives.get(&pid).and_then(|lives| lives.last()).ok_or(PerfMapRefusal::ProcessGone)?;
+        life.perf_maps.look(pid, life.start_ns, &mut self.next_perf_map)?;
+        life.perf_maps.files().into_iter().next().ok_or(PerfMapRefusal::Missing)
     }
 
     /// Command name of a process: its main thread's, at that time (now, if `None`).
@@ -354,6 +395,98 @@ impl ProcessTable {
         self.observe(pid);
         let at_ns = at_ns.unwrap_or(u64::MAX);
         self.life_at(pid, at_ns).and_then(|life| life.images_from(at_ns).next()).map(|image| image.command.clone())
+    }
+
+    /// From now on mappings are told to an unwinder. Tables of what runs already are built in the order of need: those of `first`,
+    /// then of those that use most CPU for their age.
+    pub(super) fn set_unwinder(&mut self, unwinder: Unwinder, first: &[Pid]) {
+        self.unwinder = Some(unwinder);
+        let known: Vec<Pid> = self.lives.keys().copied().collect();
+        known.into_iter().for_each(|pid| self.change(pid, Ask::Later));
+        self.tell_unwinder();
+        let mut programs: Vec<(bool, u64, Arc<Mappings>)> = Vec::new();
+        for (pid, lives) in &self.lives {
+            let Some(life) = lives.last().filter(|life| life.end_ns.is_none()) else { continue };
+            let Some(image) = life.current().filter(|image| !image.mappings.is_empty()) else { continue };
+            let Some(stat) = read_stat(*pid) else { continue };
+            let age_ms = monotonic_ns().saturating_sub(life.start_ns) / 1_000_000 + 1;
+            let rate = stat.cpu_ticks.saturating_mul(1_000_000) / age_ms;
+            programs.push((first.contains(pid), rate, image.mappings.clone()));
+        }
+        programs.sort_by_key(|(first, rate, _)| std::cmp::Reverse((*first, *rate)));
+        if let Some(unwinder) = &mut self.unwinder {
+            unwinder.build_ahead(programs.into_iter().map(|(.., mappings)| mappings));
+        }
+    }
+
+    /// Notes that a process's mappings changed.
+    fn change(&mut self, pid: Pid, ask: Ask) {
+        if self.unwinder.is_some() {
+            let known = self.changed.entry(pid).or_insert(ask);
+            if ask == Ask::Now {
+                *known = Ask::Now;
+            }
+        }
+    }
+
+    /// Tells the unwinder what changed, and lets it take in what was built.
+    pub(super) fn tell_unwinder(&mut self) {
+        let Some(unwinder) = &mut self.unwinder else { return };
+        for (pid, ask) in self.changed.drain() {
+            let life = self.lives.get(&pid).and_then(|lives| lives.last()).filter(|life| life.end_ns.is_none());
+            if let Some(image) = life.and_then(Life::current) {
+                self.ended.remove(&pid);
+                unwinder.publish(pid, &image.mappings, ask);
+            }
+        }
+        unwinder.work();
+    }
+
+    /// Forgets, of what the unwinder was told, what is no longer true. To be called about once a second.
+    pub(super) fn tidy_unwinder(&mut self) {
+        let Some(unwinder) = &mut self.unwinder else { return };
+        // The main thread may end before the others: then the process still has its place in /proc.
+        self.ended.retain(|pid| {
+            let over = read_stat(*pid).is_none_or(|stat| stat.is_over);
+            if over {
+                unwinder.forget(*pid);
+            }
+            !over
+        });
+        let alive: FxHashSet<ModuleId> = self.modules.ids().collect();
+        unwinder.tidy(|module| alive.contains(&module));
+    }
+
+    /// Processes were seen to run whose mappings, or their files' tables, were not there.
+    pub fn want_unwinding(&mut self, pids: impl IntoIterator<Item = Pid>) {
+        for pid in pids {
+            self.observe(pid);
+            self.reread_if_distrusted(pid);
+            self.change(pid, Ask::Now);
+            self.tell_unwinder();
+            let life = self.lives.get(&pid).and_then(|lives| lives.last());
+            if let (Some(image), Some(unwinder)) = (life.and_then(Life::current), &mut self.unwinder) {
+                unwinder.want(&image.mappings);
+            }
+        }
+    }
+
+    /// Whether tables are being built.
+    pub fn is_building_tables(&self) -> bool {
+        self.unwinder.as_ref().is_some_and(Unwinder::is_building)
+    }
+
+    /// What the unwinder did, and the memory of everything that it takes in bytes, if there is one.
+    pub fn unwinder_counters(&self) -> Option<(UnwinderCounters, u64)> {
+        self.unwinder.as_ref().map(|unwinder| (unwinder.counters(), unwinder.bytes()))
+    }
+
+    /// Walks the stack of a thread that sleeps: by tables, or by frame pointers where there is no unwinder.
+    pub fn walk_thread(&mut self, pid: Pid, registers: Registers) -> UserStack {
+        match &self.unwinder {
+            Some(unwinder) => unwinder.walk(pid, registers),
+            None => walk_thread(pid, registers, &mut FramePointers),
+        }
     }
 
     /// Where the frames of a user stack lead; `addresses` are leaf first, and so is the answer.
@@ -385,17 +518,22 @@ impl ProcessTable {
         let life = self.life_at(pid, at_ns)?;
         let mapping = life.images_from(at_ns).find_map(|image| image.mappings.find(address))?;
         let offset = address - mapping.start + mapping.offset;
-        let (perf_map, tried) = (life.perf_map.clone(), life.perf_map_tried_ns);
+        let (perf_maps, tried) = (life.perf_maps.clone(), life.perf_map_tried_ns);
         Some(match &mapping.kind {
-            MappingKind::Module(module) => Location::Module { module: module.clone(), offset: FileOffset(offset) },
+            MappingKind::Module(module) => {
+                let module = module.clone();
+                if let Some(unwinder) = &mut self.unwinder {
+                    unwinder.touch(module.id());
+                }
+                Location::Module { module, offset: FileOffset(offset) }
+            }
             MappingKind::Vdso => Location::Vdso { offset: address - mapping.start },
             MappingKind::Anonymous => {
                 let now = monotonic_ns();
-                let perf_map = match perf_map {
-                    None if now.saturating_sub(tried) >= CHECK_INTERVAL_NS => self.open_perf_map(pid, now),
-                    known => known,
-                };
-                Location::Anonymous { pid, address, perf_map }
+                if now.saturating_sub(tried) >= CHECK_INTERVAL_NS {
+                    self.look_for_perf_map(pid, now);
+                }
+                Location::Anonymous { pid, address, perf_maps }
             }
         })
     }
@@ -467,8 +605,10 @@ impl ProcessTable {
         if let Some(image) = self.living(pid).and_then(|life| life.images.last_mut()) {
             image.mappings = mappings;
         }
+        // Of those about to run events tell; the others are asked for when they are seen to.
+        self.change(pid, Ask::Later);
         if anonymous {
-            self.open_perf_map(pid, now);
+            self.look_for_perf_map(pid, now);
         }
         true
     }
@@ -495,15 +635,13 @@ impl ProcessTable {
         MappingKind::Module(module)
     }
 
-    fn open_perf_map(&mut self, pid: Pid, now: u64) -> Option<Arc<PerfMapFile>> {
-        let life = self.living(pid)?;
-        if life.perf_map.is_none() {
+    fn look_for_perf_map(&mut self, pid: Pid, now: u64) {
+        let Some(life) = self.lives.get_mut(&pid).and_then(|lives| lives.last_mut()) else { return };
+        if life.end_ns.is_none() {
             life.perf_map_tried_ns = now;
-            let pid_in_namespace = read_pid_in_namespace(pid)?;
-            let file = self.modules.open_perf_map(pid, pid_in_namespace);
-            self.living(pid)?.perf_map = file;
+            // Most processes have none; whoever wants to know why asks `doctor`.
+            life.perf_maps.look(pid, life.start_ns, &mut self.next_perf_map).ok();
         }
-        self.living(pid)?.perf_map.clone()
     }
 }
 
@@ -522,15 +660,14 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     let close = stat.iter().rposition(|byte| *byte == b')')?;
     let command = String::from_utf8_lossy(stat.get(open + 1..close)?).into();
     let mut fields = str::from_utf8(stat.get(close + 1..)?).ok()?.split_ascii_whitespace();
-    let parent = Pid(fields.nth(1)?.parse().ok()?);
-    let start_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Stat { command, parent, start_ticks })
-}
-
-/// The process's id as it sees itself: the last of `NSpid`.
-fn read_pid_in_namespace(Pid(pid): Pid) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_ascii_whitespace().last()?.parse().ok()
+    let dead = matches!(fields.next()?, "Z" | "X");
+    let parent = Pid(fields.next()?.parse().ok()?);
+    let user: u64 = fields.nth(9)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let threads: u64 = fields.nth(4)?.parse().ok()?;
+    let start_ticks = fields.nth(1)?.parse().ok()?;
+    let cpu_ticks = user.saturating_add(system);
+    Some(Stat { command, parent, start_ticks, cpu_ticks, is_over: dead && threads <= 1 })
 }
 
 /// Start time by the monotonic clock; `/proc` counts ticks of the clock that runs through suspend.

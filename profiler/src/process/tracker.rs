@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+use super::Pid;
 use super::module::Modules;
 use super::sideband::{Event, Sideband, SidebandError, What};
 use super::table::ProcessTable;
+use super::walk::{Unwinder, UnwinderOptions};
+use crate::kernel::UnwindMaps;
 
 /// Time between two looks at the rings while events keep coming: so many wake-ups a second at most.
 const COALESCE: Duration = Duration::from_millis(1);
@@ -100,6 +103,31 @@ impl Tracker {
         answer.recv().map_err(|_| TrackerError::Gone)
     }
 
+    /// From now on what user stacks are walked by is laid out in these maps. Waits until the tables of the programs that run
+    /// most, after those of the processes in `first`, are there, but no longer than `patience`.
+    pub fn unwind(
+        &self,
+        maps: UnwindMaps,
+        options: UnwinderOptions,
+        first: Vec<Pid>,
+        patience: Duration,
+    ) -> Result<(), TrackerError> {
+        let unwinder = Unwinder::new(maps, options, self.bell.clone()).map_err(TrackerError::Spawn)?;
+        self.call(move |table| table.set_unwinder(unwinder, &first))?;
+        let until = Instant::now() + patience;
+        while Instant::now() < until && self.call(|table| table.is_building_tables())? {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// Asks the table something and does not wait; there is no answer.
+    pub fn tell(&self, what: impl FnOnce(&mut ProcessTable) + Send + 'static) -> Result<(), TrackerError> {
+        self.questions.as_ref().ok_or(TrackerError::Gone)?.send(Box::new(what)).map_err(|_| TrackerError::Gone)?;
+        self.ring();
+        Ok(())
+    }
+
     /// Why short-lived processes cannot be followed, if so.
     pub fn degraded(&self) -> Option<&SidebandError> {
         self.degraded.as_ref()
@@ -156,6 +184,7 @@ impl Worker {
                 self.table.complete_images(execs.map(|event| event.pid), image_budget);
                 image_budget = image_budget.saturating_sub((self.table.counters().maps_read - before) as usize);
             }
+            self.table.tell_unwinder();
             loop {
                 match self.questions.try_recv() {
                     Ok(question) => question(&mut self.table),
@@ -165,7 +194,8 @@ impl Worker {
             }
             if tidied.elapsed() >= HOUSEKEEPING {
                 (tidied, image_budget) = (Instant::now(), IMAGE_BUDGET);
-                self.table.open_perf_maps();
+                self.table.look_for_perf_maps();
+                self.table.tidy_unwinder();
                 if let Some(sideband) = &mut self.sideband
                     && let Err(error) = sideband.follow_cpus()
                 {
@@ -207,7 +237,6 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::Pid;
     use crate::process::testing::{TestResult, skip};
 
     #[test]

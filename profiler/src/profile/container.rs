@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CpuSampleCoverage, Histogram, Ledger, OffCpuReason, RunQueue, StackCoverage};
+use super::{CpuSampleCoverage, Histogram, Ledger, OffCpuReason, RunQueue, StackCoverage, SymbolCoverage};
 
 /// Position of a container in [`super::Profile::containers`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,6 +53,9 @@ pub struct Container {
     pub cpu_samples: CpuSampleCoverage,
     /// Completeness of this container's stacks.
     pub stacks: StackCoverage,
+    /// Names of this container's frames.
+    #[serde(default)]
+    pub symbols: SymbolCoverage,
 }
 
 /// Pressure stall information: the share of the window (0 to 1) in which some thread was stalled on the resource.

@@ -16,6 +16,8 @@ pub struct Coverage {
     pub frames_resolved: u64,
     /// All frames, weighted by their samples.
     pub frames_total: u64,
+    /// Frames without a name, weighted by their samples, by reason (`stripped`, `no_perf_map`, …).
+    pub frames_unresolved: BTreeMap<String, u64>,
     /// Off-CPU time.
     pub off_cpu: OffCpuCoverage,
     /// Syscalls.
@@ -39,7 +41,7 @@ pub struct CpuSampleCoverage {
     pub expected: u64,
     /// Samples in the profile.
     pub kept: u64,
-    /// Samples of idle CPUs.
+    /// Samples of idle CPUs. Where the kernel did not deliver them, as many as were due in the CPUs' idle time.
     pub idle: u64,
     /// Samples of what the filters exclude.
     pub filtered: u64,
@@ -77,6 +79,25 @@ impl StackCoverage {
     }
 }
 
+/// Names of frames, user's and kernel's, weighted by their samples.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SymbolCoverage {
+    /// Frames that have a name.
+    pub resolved: u64,
+    /// Frames that have none, by reason.
+    pub unresolved: BTreeMap<String, u64>,
+}
+
+impl SymbolCoverage {
+    /// Share of frames that have a name, 0 to 1; 1 when there are none.
+    pub fn resolved_share(&self) -> f64 {
+        let unresolved = self.unresolved.values().fold(0_u64, |sum, n| sum.saturating_add(*n));
+        let total = self.resolved.saturating_add(unresolved);
+        if total == 0 { 1.0 } else { self.resolved as f64 / total as f64 }
+    }
+}
+
 /// Off-CPU time, exact, beside what the stacks account for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -109,6 +130,8 @@ pub struct Overhead {
     pub agent_cpu_ns: u64,
     /// The profiler's peak resident memory in bytes.
     pub agent_rss_bytes: u64,
+    /// The profiler's own process, whose time is no target; 0 in recordings that do not say.
+    pub agent_pid: u32,
     /// Memory of all BPF maps in bytes.
     pub map_bytes: u64,
     /// Time by kernel program, in nanoseconds, where the kernel counted it.

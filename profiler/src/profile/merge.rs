@@ -279,6 +279,16 @@ fn merge_container(mine: &mut Container, theirs: Container, weights: (u64, u64))
 
     merge_cpu_samples(&mut mine.cpu_samples, theirs.cpu_samples);
     merge_stack_coverage(&mut mine.stacks, theirs.stacks);
+    mine.symbols.resolved = mine.symbols.resolved.saturating_add(theirs.symbols.resolved);
+    add_counts(&mut mine.symbols.unresolved, theirs.symbols.unresolved);
+}
+
+impl Container {
+    /// Adds others' syscalls to this container's, by name.
+    pub fn add_syscalls(&mut self, syscalls: &[SyscallStats]) {
+        aggregate(&mut self.syscalls, syscalls.iter().cloned(), |syscall| syscall.name.clone(), merge_syscall);
+        self.syscalls.sort_by(|a, b| b.total_ns.cmp(&a.total_ns).then_with(|| a.name.cmp(&b.name)));
+    }
 }
 
 /// Mean of two shares, each weighted by its window; an unknown one has no say.
@@ -335,6 +345,7 @@ fn merge_coverage(mine: &mut Coverage, theirs: Coverage) {
     merge_stack_coverage(&mut mine.stacks, theirs.stacks);
     mine.frames_resolved = mine.frames_resolved.saturating_add(theirs.frames_resolved);
     mine.frames_total = mine.frames_total.saturating_add(theirs.frames_total);
+    add_counts(&mut mine.frames_unresolved, theirs.frames_unresolved);
     mine.off_cpu.time_ns = mine.off_cpu.time_ns.saturating_add(theirs.off_cpu.time_ns);
     mine.off_cpu.with_stack_ns = mine.off_cpu.with_stack_ns.saturating_add(theirs.off_cpu.with_stack_ns);
     mine.off_cpu.lost = mine.off_cpu.lost.saturating_add(theirs.off_cpu.lost);

@@ -7,6 +7,7 @@
 mod check;
 mod container;
 mod coverage;
+pub mod errno;
 mod histogram;
 mod ledger;
 mod merge;
@@ -18,7 +19,9 @@ pub(crate) mod testing;
 
 pub use check::Inconsistency;
 pub use container::{Container, ContainerIndex, Errno, Pressure, SyscallStats, Wait, WaitedBehind};
-pub use coverage::{Coverage, CpuSampleCoverage, OffCpuCoverage, Overhead, StackCoverage, SyscallCoverage};
+pub use coverage::{
+    Coverage, CpuSampleCoverage, OffCpuCoverage, Overhead, StackCoverage, SymbolCoverage, SyscallCoverage,
+};
 pub use histogram::{Histogram, bucket_middle_ns, bucket_upper_ns};
 pub use ledger::{Ledger, OffCpuReason, RunQueue};
 pub use sample::{

@@ -71,6 +71,11 @@ impl Selection {
             && any(&self.namespaces, &|pattern| optional_matches(pattern, container.namespace.as_deref()))
     }
 
+    /// The containers of `profile` that are selected, perhaps none.
+    pub fn matching(&self, profile: &Profile) -> Selected {
+        Selected(profile.containers.iter().map(|container| self.matches(container)).collect())
+    }
+
     /// The containers of `profile` that are selected; an error if a pattern matches none of them.
     pub fn resolve(&self, profile: &Profile) -> Result<Selected, SelectionError> {
         let all = &profile.containers;

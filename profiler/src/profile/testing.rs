@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::{
     Container, ContainerIndex, Coverage, CpuSampleCoverage, Errno, Frame, FrameId, FrameKind, Histogram, Host, Ledger,
     OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process, ProcessIndex, Profile,
-    RunQueue, Settings, StackCoverage, StackId, SyscallCoverage, SyscallStats, Wait, WaitedBehind, Window,
+    RunQueue, Settings, StackCoverage, StackId, SymbolCoverage, SyscallCoverage, SyscallStats, Wait, WaitedBehind,
+    Window,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -72,6 +73,7 @@ pub fn profile() -> Profile {
             bpf_cpu_ns: Some(41_000_000),
             agent_cpu_ns: 230_000_000,
             agent_rss_bytes: 47_185_920,
+            agent_pid: 0,
             map_bytes: 12_582_912,
             programs: BTreeMap::from([("sched_switch".to_owned(), 30_000_000), ("sys_enter".to_owned(), 11_000_000)]),
         },
@@ -102,6 +104,7 @@ fn coverage() -> Coverage {
         },
         frames_resolved: 9_400,
         frames_total: 9_600,
+        frames_unresolved: BTreeMap::from([("stripped".to_owned(), 150), ("no_perf_map".to_owned(), 50)]),
         off_cpu: OffCpuCoverage { time_ns: 48 * SECOND, with_stack_ns: 47 * SECOND, lost: 3 },
         syscalls: SyscallCoverage { counted: 61_203, lost: 2 },
         other_losses: BTreeMap::from([("task_without_slot".to_owned(), 4)]),
@@ -172,6 +175,10 @@ fn web() -> Container {
             },
         ],
         cpu_samples: CpuSampleCoverage { kept: 545, ..CpuSampleCoverage::default() },
+        symbols: SymbolCoverage {
+            resolved: 9_000,
+            unresolved: BTreeMap::from([("stripped".to_owned(), 150), ("no_perf_map".to_owned(), 50)]),
+        },
         stacks: StackCoverage { complete: 540, incomplete: BTreeMap::from([("too_deep".to_owned(), 5)]) },
     }
 }

@@ -29,6 +29,7 @@ const SEGMENT_LOAD: u32 = 1;
 const SECTION_PROGBITS: u32 = 1;
 const SECTION_SYMTAB: u32 = 2;
 const SECTION_STRTAB: u32 = 3;
+const SECTION_RELA: u32 = 4;
 const SECTION_NOTE: u32 = 7;
 const SECTION_NOBITS: u32 = 8;
 const SECTION_DYNSYM: u32 = 11;
@@ -55,6 +56,17 @@ pub(crate) struct DebugLink {
     pub crc: u32,
 }
 
+/// A part of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Where it begins.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub size: u64,
+    /// The address that it is linked at; 0 if it is not loaded.
+    pub address: u64,
+}
+
 /// One loaded segment.
 #[derive(Debug, Clone, Copy)]
 struct Segment {
@@ -68,11 +80,17 @@ struct Segment {
 pub(crate) struct ElfCopy {
     file: OwnedFd,
     bytes: u64,
-    functions: u64,
+    /// Function symbols of the full table, and of the table of what is exported or imported.
+    functions: (u64, u64),
     has_lines: bool,
     segments: Vec<Segment>,
     build_id: Vec<u8>,
     debug_link: Option<DebugLink>,
+    entry: u64,
+    mini_debug: Option<Extent>,
+    go_table: Option<Extent>,
+    relocations: Option<Extent>,
+    unwind_table: Option<Extent>,
 }
 
 impl ElfCopy {
@@ -91,9 +109,39 @@ impl ElfCopy {
         self.bytes
     }
 
-    /// Number of function symbols.
+    /// Number of function symbols in the full table (`.symtab`).
     pub(crate) fn functions(&self) -> u64 {
-        self.functions
+        self.functions.0
+    }
+
+    /// Number of function symbols in the table that dynamic linking needs (`.dynsym`).
+    pub(crate) fn exported_functions(&self) -> u64 {
+        self.functions.1
+    }
+
+    /// The address at which the program begins; 0 if it is none.
+    pub(crate) fn entry(&self) -> u64 {
+        self.entry
+    }
+
+    /// The compressed ELF file with the symbols that were stripped (`.gnu_debugdata`).
+    pub(crate) fn mini_debug(&self) -> Option<Extent> {
+        self.mini_debug
+    }
+
+    /// Go's own table of functions (`.gopclntab`).
+    pub(crate) fn go_table(&self) -> Option<Extent> {
+        self.go_table
+    }
+
+    /// What the loader adjusts (`.rela.dyn`).
+    pub(crate) fn relocations(&self) -> Option<Extent> {
+        self.relocations
+    }
+
+    /// How to unwind (`.eh_frame`).
+    pub(crate) fn unwind_table(&self) -> Option<Extent> {
+        self.unwind_table
     }
 
     /// Whether debug sections were copied.
@@ -123,8 +171,15 @@ struct Section {
     name: u32,
     kind: u32,
     flags: u64,
+    address: u64,
     offset: u64,
     size: u64,
+}
+
+impl Section {
+    fn extent(&self) -> Extent {
+        Extent { offset: self.offset, size: self.size, address: self.address }
+    }
 }
 
 struct Copier<'file> {
@@ -208,8 +263,9 @@ impl<'file> Copier<'file> {
 
     fn copy(mut self) -> Result<ElfCopy, Unresolved> {
         let segments = self.segments();
-        let (mut functions, mut has_lines) = (0, false);
+        let (mut functions, mut has_lines) = ((0, 0), false);
         let (mut build_id, mut debug_link) = (Vec::new(), None);
+        let (mut mini_debug, mut go_table, mut relocations, mut unwind_table) = (None, None, None, None);
         let program_headers_at = HEADER as u64;
         let sections_at = program_headers_at + self.program_headers.len() as u64;
         self.out = vec![0; sections_at as usize + self.section_headers.len()];
@@ -219,8 +275,12 @@ impl<'file> Copier<'file> {
             let debug = name.starts_with(b".debug_") && section.kind == SECTION_PROGBITS;
             let start = self.out.len() as u64;
             let copied = match section.kind {
-                SECTION_SYMTAB | SECTION_DYNSYM => {
-                    functions += self.copy_functions(&section)?;
+                SECTION_SYMTAB => {
+                    functions.0 += self.copy_functions(&section)?;
+                    true
+                }
+                SECTION_DYNSYM => {
+                    functions.1 += self.copy_functions(&section)?;
                     true
                 }
                 SECTION_STRTAB => self.copy_whole(&section).map(|()| true)?,
@@ -236,7 +296,18 @@ impl<'file> Copier<'file> {
                     debug_link = self.read_small(&section).and_then(|link| parse_debug_link(&link));
                     false
                 }
-                _ => false,
+                _ => {
+                    let place = match (section.kind, name.as_slice()) {
+                        (SECTION_NOBITS, _) => &mut None,
+                        (_, b".gnu_debugdata") => &mut mini_debug,
+                        (_, b".gopclntab" | b".data.rel.ro.gopclntab") => &mut go_table,
+                        (SECTION_RELA, b".rela.dyn" | b".rela") => &mut relocations,
+                        (_, b".eh_frame") => &mut unwind_table,
+                        _ => &mut None,
+                    };
+                    *place = Some(section.extent());
+                    false
+                }
             };
             let header = &mut self.section_headers[index * SECTION..(index + 1) * SECTION];
             if copied {
@@ -258,7 +329,20 @@ impl<'file> Copier<'file> {
         self.out[end..end + self.section_headers.len()].copy_from_slice(&self.section_headers);
         let file = memory_file("symbols", &self.out).map_err(|_| Unresolved::Unreadable)?;
         let bytes = self.out.len() as u64;
-        Ok(ElfCopy { file: file.into(), bytes, functions, has_lines, segments, build_id, debug_link })
+        Ok(ElfCopy {
+            file: file.into(),
+            bytes,
+            functions,
+            has_lines,
+            segments,
+            build_id,
+            debug_link,
+            entry: u64_at(&self.header, 24),
+            mini_debug,
+            go_table,
+            relocations,
+            unwind_table,
+        })
     }
 
     fn segments(&self) -> Vec<Segment> {
@@ -278,6 +362,7 @@ impl<'file> Copier<'file> {
             name: u32_at(header, 0),
             kind: u32_at(header, 4),
             flags: u64_at(header, 8),
+            address: u64_at(header, 16),
             offset: u64_at(header, 24),
             size: u64_at(header, 32),
         })
@@ -358,29 +443,41 @@ impl<'file> Copier<'file> {
     }
 
     fn read(&self, at: u64, length: usize) -> Result<Vec<u8>, Unresolved> {
-        // A size beyond the end of the file must not be allocated first.
-        let mut bytes = Vec::new();
-        if length == 0 {
-            return Ok(bytes);
-        }
-        let last = at.checked_add(length as u64 - 1).ok_or(Unresolved::Malformed)?;
-        if length > CHUNK && !matches!(self.source.read_at(&mut [0], last), Ok(1)) {
-            return Err(Unresolved::Truncated);
-        }
-        bytes.resize(length, 0);
-        self.source.read_exact_at(&mut bytes, at).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Unresolved::Truncated,
-            io::ErrorKind::InvalidInput => Unresolved::Malformed,
-            _ => Unresolved::Unreadable,
-        })?;
-        Ok(bytes)
+        read(self.source, at, length)
     }
 }
 
-struct SectionReader<'file> {
+/// Bytes of a file; none are allocated that are not there.
+pub(crate) fn read(file: &File, at: u64, length: usize) -> Result<Vec<u8>, Unresolved> {
+    // A size beyond the end of the file must not be allocated first.
+    let mut bytes = Vec::new();
+    if length == 0 {
+        return Ok(bytes);
+    }
+    let last = at.checked_add(length as u64 - 1).ok_or(Unresolved::Malformed)?;
+    if length > CHUNK && !matches!(file.read_at(&mut [0], last), Ok(1)) {
+        return Err(Unresolved::Truncated);
+    }
+    bytes.resize(length, 0);
+    file.read_exact_at(&mut bytes, at).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Unresolved::Truncated,
+        io::ErrorKind::InvalidInput => Unresolved::Malformed,
+        _ => Unresolved::Unreadable,
+    })?;
+    Ok(bytes)
+}
+
+/// A part of a file as a stream.
+pub(crate) struct SectionReader<'file> {
     file: &'file File,
     at: u64,
     end: u64,
+}
+
+impl<'file> SectionReader<'file> {
+    pub(crate) fn new(file: &'file File, extent: Extent) -> Self {
+        Self { file, at: extent.offset, end: extent.offset.saturating_add(extent.size) }
+    }
 }
 
 impl Read for SectionReader<'_> {
@@ -430,14 +527,14 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     array
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(array(bytes, at))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(array(bytes, at))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array(bytes, at))
 }

@@ -23,8 +23,13 @@
 //! cannot raise SIGBUS. Whatever cannot be read is counted by reason and the recording goes on.
 
 mod elf;
+mod examine;
+mod function_file;
+mod go_table;
 mod kernel;
+mod mini_debug;
 mod perf_map;
+mod separate;
 mod user;
 mod vdso;
 mod worker;
@@ -38,6 +43,8 @@ use crossbeam_channel::{Sender, bounded};
 
 use crate::process::Location;
 use crate::profile::FrameKind;
+pub use examine::{Examined, examine, names_in};
+pub use user::Origin;
 use worker::{Request, Worker};
 
 /// What to look up, and how much memory it may take.
@@ -71,12 +78,14 @@ pub struct ResolvedFrame {
     pub file: Arc<str>,
     /// Source line; 0 if unknown or not asked for.
     pub line: u32,
+    /// Why it has no name, as [`SymbolCounters::unresolved`] counts it; `None` if it has one.
+    pub unresolved: Option<&'static str>,
 }
 
 impl ResolvedFrame {
     /// Whether the frame has a name. A kernel frame without one is of kind [`FrameKind::Kernel`] all the same.
     pub fn is_named(&self) -> bool {
-        self.kind != FrameKind::Unresolved && !(self.kind == FrameKind::Kernel && self.function.starts_with('['))
+        self.unresolved.is_none()
     }
 }
 
@@ -157,40 +166,57 @@ impl Drop for Symbolizer {
 
 /// Why an address has no name. Each is a counter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub(crate) enum Unresolved {
+pub enum Unresolved {
+    /// No mapping covers the address.
     #[error("no mapping covers the address")]
     Unmapped,
+    /// The mapped file could not be opened.
     #[error("the mapped file could not be opened")]
     NoFile,
+    /// The file is not an ELF file.
     #[error("the file is not an ELF file")]
     NotElf,
+    /// The file is an ELF file of another kind than 64-bit little-endian.
     #[error("the file is an ELF file of another kind than 64-bit little-endian")]
     Unsupported,
+    /// The file ends before what its headers promise.
     #[error("the file ends before what its headers promise")]
     Truncated,
+    /// The file's headers or symbols contradict themselves.
     #[error("the file's headers or symbols contradict themselves")]
     Malformed,
+    /// The file's symbols exceed the memory limit.
     #[error("the file's symbols exceed the memory limit")]
     TooLarge,
+    /// The file could not be read.
     #[error("the file could not be read")]
     Unreadable,
+    /// The file has no function symbols.
     #[error("the file has no function symbols")]
     Stripped,
+    /// No symbol's own size covers the address.
     #[error("no symbol's own size covers the address")]
     NoSymbol,
+    /// The parser failed on this file.
     #[error("the parser failed on this file")]
     ParserFailed,
+    /// Code made at run time, without a perf map.
     #[error("code made at run time, without a perf map")]
     NoPerfMap,
+    /// Code made at run time, not in the perf map.
     #[error("code made at run time, not in the perf map")]
     NotInPerfMap,
+    /// Code made at run time, not in what was read of a perf map beyond the limit.
+    #[error("code made at run time, not in what was read of a perf map beyond the limit")]
+    PerfMapTooLarge,
+    /// Kernel addresses are hidden.
     #[error("kernel addresses are hidden")]
     KernelHidden,
 }
 
 impl Unresolved {
     /// Name of the counter.
-    pub(crate) fn reason(self) -> &'static str {
+    pub fn reason(self) -> &'static str {
         match self {
             Self::Unmapped => "unmapped",
             Self::NoFile => "file_unavailable",
@@ -205,6 +231,7 @@ impl Unresolved {
             Self::ParserFailed => "parser_failed",
             Self::NoPerfMap => "no_perf_map",
             Self::NotInPerfMap => "not_in_perf_map",
+            Self::PerfMapTooLarge => "perf_map_too_large",
             Self::KernelHidden => "kernel_hidden",
         }
     }

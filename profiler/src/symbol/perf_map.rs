@@ -19,36 +19,57 @@ struct Entry {
     name: Box<str>,
 }
 
+/// Bytes before the place read to that are compared to see whether the file was only appended to.
+const TAIL: usize = 64;
+
 /// What was read of one file.
 #[derive(Debug, Default)]
 pub(crate) struct PerfMap {
     entries: BTreeMap<u64, Entry>,
     /// Bytes of the file taken in: whole lines only.
     read: u64,
+    /// The last of them.
+    tail: Vec<u8>,
+    /// Bytes taken in of all the file's contents, one after the other.
+    taken: u64,
 }
 
 impl PerfMap {
-    /// The name at an address; reads what was appended to the file if the address is new.
-    pub(crate) fn find(&mut self, file: &File, address: u64) -> Option<&str> {
-        if self.lookup(address).is_none() {
-            self.read_on(file);
+    /// Takes in what was appended to the file, or all of it if it was written anew (as the JVM does each time it is told
+    /// to). Names that a new content does not speak of stay: they were true when the code was sampled.
+    pub(crate) fn refresh(&mut self, file: &File) {
+        let mut tail = vec![0; self.tail.len()];
+        let at = self.read - self.tail.len() as u64;
+        if file.read_exact_at(&mut tail, at).is_err() || tail != self.tail {
+            if self.taken > LIMIT_BYTES / 2 || self.entries.len() > LIMIT_ENTRIES / 2 {
+                *self = Self::default();
+            }
+            self.read = 0;
+            self.tail.clear();
         }
-        self.lookup(address)
+        self.read_on(file);
     }
 
-    fn lookup(&self, address: u64) -> Option<&str> {
+    /// The name at an address.
+    pub(crate) fn find(&self, address: u64) -> Option<&str> {
         let (_, entry) = self.entries.range(..=address).next_back()?;
         (address < entry.end).then_some(&*entry.name)
     }
 
+    /// Number of names.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether a limit was reached, so that some names are missing.
+    pub(crate) fn is_full(&self) -> bool {
+        self.taken >= LIMIT_BYTES || self.entries.len() >= LIMIT_ENTRIES
+    }
+
     fn read_on(&mut self, file: &File) {
-        let length = file.metadata().map_or(0, |metadata| metadata.len());
-        if length < self.read {
-            // Written anew.
-            *self = Self::default();
-        }
-        let mut bytes = vec![0; CHUNK];
-        while self.read < LIMIT_BYTES && self.entries.len() < LIMIT_ENTRIES {
+        let mut bytes = Vec::new();
+        while !self.is_full() {
+            bytes.resize(CHUNK, 0);
             let Ok(filled @ 1..) = file.read_at(&mut bytes, self.read) else { return };
             // Half a line waits for its other half, unless it is longer than any name deserves.
             let whole = bytes[..filled].iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
@@ -58,6 +79,8 @@ impl PerfMap {
             let whole = if whole == 0 { filled } else { whole };
             self.take(&bytes[..whole]);
             self.read += whole as u64;
+            self.taken += whole as u64;
+            self.tail = bytes[whole.saturating_sub(TAIL)..whole].to_vec();
         }
     }
 
@@ -114,10 +137,16 @@ mod tests {
     fn lines_are_read_and_broken_ones_left_out() {
         let mut map = PerfMap::default();
         map.take(b"7f00 10 LazyCompile:~work app.js:3\nrubbish\n0x8000 0x8 stub\n9000 0 empty\nffffffffffffffff 9 x\n");
-        assert_eq!(map.lookup(0x7f0f), Some("LazyCompile:~work app.js:3"));
-        assert_eq!(map.lookup(0x7f10), None, "past its size");
-        assert_eq!(map.lookup(0x8004), Some("stub"));
-        assert_eq!(map.lookup(0x9000), None);
+        assert_eq!(map.find(0x7f0f), Some("LazyCompile:~work app.js:3"));
+        assert_eq!(map.find(0x7f10), None, "past its size");
+        assert_eq!(map.find(0x8004), Some("stub"));
+        assert_eq!(map.find(0x9000), None);
+    }
+
+    /// What the file says of an address now.
+    fn look(map: &mut PerfMap, file: &File, address: u64) -> Option<String> {
+        map.refresh(file);
+        map.find(address).map(str::to_owned)
     }
 
     #[test]
@@ -125,15 +154,56 @@ mod tests {
         let mut file = tempfile::tempfile()?;
         let mut map = PerfMap::default();
         write!(file, "1000 10 one\n2000 10 tw")?;
-        assert_eq!(map.find(&file, 0x1000), Some("one"));
-        assert_eq!(map.find(&file, 0x2000), None);
+        assert_eq!(look(&mut map, &file, 0x1000).as_deref(), Some("one"));
+        assert_eq!(look(&mut map, &file, 0x2000), None);
         writeln!(file, "o")?;
-        assert_eq!(map.find(&file, 0x2000), Some("two"));
-        file.set_len(0)?;
-        file.write_at(b"1000 10 anew\n", 0)?;
-        assert_eq!(map.find(&file, 0x3000), None);
-        assert_eq!(map.find(&file, 0x1000), Some("anew"));
+        assert_eq!(look(&mut map, &file, 0x2000).as_deref(), Some("two"));
+        writeln!(file, "1000 10 later")?;
+        assert_eq!(look(&mut map, &file, 0x1000).as_deref(), Some("later"), "code moves");
         Ok(())
+    }
+
+    #[test]
+    fn a_file_written_anew_is_read_anew_whatever_its_length() -> std::io::Result<()> {
+        for length in [1, 5, 40] {
+            let mut file = tempfile::tempfile()?;
+            let mut map = PerfMap::default();
+            for line in 0..5 {
+                writeln!(file, "{line}000 10 old{line}")?;
+            }
+            assert_eq!(look(&mut map, &file, 0x4000).as_deref(), Some("old4"));
+            let anew: String = (1..=length).map(|line| format!("{line}000 10 new{line}\n")).collect();
+            file.set_len(0)?;
+            file.write_all_at(anew.as_bytes(), 0)?;
+            assert_eq!(look(&mut map, &file, 0x1000).as_deref(), Some("new1"), "{length}");
+            assert_eq!(look(&mut map, &file, 0x0000).as_deref(), Some("old0"), "it was there once");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_huge_file_and_an_endless_line_are_read_up_to_the_limit() -> std::io::Result<()> {
+        let file = tempfile::tempfile()?;
+        file.set_len(1 << 40)?;
+        let mut map = PerfMap::default();
+        map.refresh(&file);
+        assert!(map.is_full() && map.taken < LIMIT_BYTES + CHUNK as u64);
+        map.refresh(&file);
+        assert!(map.taken < LIMIT_BYTES + CHUNK as u64, "nor again");
+        Ok(())
+    }
+
+    #[test]
+    fn the_lines_of_node_the_jvm_and_python_are_understood() {
+        let mut map = PerfMap::default();
+        map.take(
+            b"7f2a00010000 1a4 JS:*fibonacciHot /app/w.js:1:22\n\
+              0x00007f36a0ed9480 0x0000000000000178 long Work.fibonacciHot(int)\n\
+              7f0c5c1b6010 b py::fibonacci_hot:/app/w.py\n",
+        );
+        assert_eq!(map.find(0x7f2a_0001_0010), Some("JS:*fibonacciHot /app/w.js:1:22"));
+        assert_eq!(map.find(0x7f36_a0ed_9480), Some("long Work.fibonacciHot(int)"));
+        assert_eq!(map.find(0x7f0c_5c1b_601a), Some("py::fibonacci_hot:/app/w.py"));
     }
 
     proptest! {
@@ -150,7 +220,7 @@ mod tests {
                 model[*start as usize..(start + size) as usize].fill(Some(format!("f{order}")));
             }
             for (address, expected) in model.iter().enumerate() {
-                prop_assert_eq!(map.lookup(address as u64), expected.as_deref());
+                prop_assert_eq!(map.find(address as u64), expected.as_deref());
             }
         }
     }

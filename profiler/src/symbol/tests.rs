@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::process::testing::{LANDMARK, Probe, TestResult, compile, run, skip};
-use crate::process::{Leaf, Pid, ProcessTable, Registers, Tracker, TrackerOptions, kernel_locations, walk_thread};
+use crate::process::{
+    FramePointers, Leaf, Pid, ProcessTable, Registers, Tracker, TrackerOptions, kernel_locations, walk_thread,
+};
 
 fn name_of(symbolizer: &Symbolizer, location: Location) -> Result<ResolvedFrame, SymbolError> {
     symbolizer.resolve(vec![location]).map(|frames| frames[0][0].clone())
@@ -174,7 +176,7 @@ fn a_blocked_chain_of_known_depth_is_walked_and_named() -> TestResult {
     };
     let mut fields = line.split_whitespace().rev().map(|field| u64::from_str_radix(field.trim_start_matches("0x"), 16));
     let (ip, sp) = (fields.next().ok_or("no ip")??, fields.next().ok_or("no sp")??);
-    let stack = walk_thread(probe.pid(), Registers { ip, sp, bp });
+    let stack = walk_thread(probe.pid(), Registers { ip, sp, bp }, &mut FramePointers);
     let mut table = ProcessTable::new(100);
     let locations = table.normalize_stack(probe.pid(), &stack.addresses, Leaf::Instruction, None);
     let frames = Symbolizer::spawn(Options::default())?.resolve(locations)?;
@@ -224,6 +226,29 @@ fn code_made_at_run_time_is_named_by_the_perf_map() -> TestResult {
 }
 
 #[test]
+fn a_perf_map_written_after_the_sample_names_it() -> TestResult {
+    let directory = tempfile::tempdir()?;
+    // The same program, but it waits for a line before it writes.
+    let source = JIT
+        .replace("snprintf(path", "printf(\"%p\\n\", code); fflush(stdout); getchar();\n    snprintf(path")
+        .replace("printf(\"%p\\n%p\\n\", code, (void *)main)", "printf(\"0\\n\")");
+    let path = compile(directory.path(), "late", &source, &[])?;
+    let mut probe = Probe::spawn(&mut Command::new(&path))?;
+    let address = probe.address()?;
+    let mut table = ProcessTable::new(100);
+    let location = table.normalize(probe.pid(), address, None);
+    let symbolizer = Symbolizer::spawn(Options::default())?;
+    assert!(!name_of(&symbolizer, location.clone())?.is_named());
+    probe.say("")?;
+    probe.address()?;
+    table.look_for_perf_maps();
+    assert_eq!(&*name_of(&symbolizer, location)?.function, "LazyCompile:~work app.js:3");
+    assert_eq!(symbolizer.counters()?.unresolved, [("no_perf_map", 1)].into());
+    probe.finish()?;
+    Ok(())
+}
+
+#[test]
 fn a_process_in_a_container_is_named_from_its_own_root_and_pid_namespace() -> TestResult {
     let root = tempfile::tempdir()?;
     fs::create_dir(root.path().join("tmp"))?;
@@ -261,7 +286,8 @@ fn a_perf_map_that_links_out_of_the_container_is_not_followed() -> TestResult {
     fs::write(outside.path(), format!("{code:x} 10 secret\n"))?;
     let pid = Pid(children.trim().parse()?);
     let location = ProcessTable::new(100).normalize(pid, code, None);
-    assert!(matches!(location, Location::Anonymous { perf_map: None, .. }), "{location:?}");
+    let Location::Anonymous { perf_maps, .. } = &location else { panic!("{location:?}") };
+    assert!(perf_maps.files().is_empty(), "{location:?}");
     Ok(())
 }
 

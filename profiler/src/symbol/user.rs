@@ -2,7 +2,7 @@
 //! file, line and inlined functions.
 
 use std::fs::File;
-use std::io::Read;
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer as Engine
 use rustc_hash::FxHashMap;
 
 use super::elf::{CopyOptions, ElfCopy};
-use super::{ResolvedFrame, ResolvedFrames, Unresolved};
+use super::separate::{self, Places};
+use super::{ResolvedFrame, ResolvedFrames, Unresolved, function_file, go_table, mini_debug};
 use crate::profile::FrameKind;
 
 /// Most bytes taken of one file for names.
@@ -29,11 +30,11 @@ const READY_LIMIT: usize = 64;
 const UNUSABLE_LIMIT: usize = 4096;
 
 /// Where distributions put separate symbols.
-const DEBUG_ROOT: &str = "/usr/lib/debug";
+pub(crate) const DEBUG_ROOT: &str = "/usr/lib/debug";
 
 #[derive(Debug)]
 struct Binary {
-    /// The file itself, then its separate symbols, if there are any.
+    /// The file itself, then its separate symbols or what stands in for them, if there are any.
     copies: Vec<ElfCopy>,
     used: u64,
 }
@@ -74,14 +75,14 @@ impl Binaries {
         &mut self,
         key: u32,
         name: &Arc<str>,
-        file: &File,
+        source: BinaryFile<'_>,
         at: u64,
     ) -> Result<ResolvedFrames, Unresolved> {
         if let Some(reason) = self.unusable.get(&key) {
             return Err(*reason);
         }
         if !self.ready.contains_key(&key)
-            && let Err(reason) = self.load(key, file)
+            && let Err(reason) = self.load_guarded(key, source)
         {
             if self.unusable.len() >= UNUSABLE_LIMIT {
                 self.unusable.clear();
@@ -93,8 +94,8 @@ impl Binaries {
         let Some(binary) = self.ready.get_mut(&key) else { return Err(Unresolved::ParserFailed) };
         binary.used = self.clock;
         let address = binary.copies.first().and_then(|copy| copy.virtual_address(at)).ok_or(Unresolved::NoSymbol)?;
+        // What is exported alone names next to nothing.
         let stripped = binary.copies.iter().all(|copy| copy.functions() == 0);
-        // The parser is other people's code over other people's data: it may fail, but not take the recording with it.
         let (engine, lines) = (&self.engine, self.lines);
         let looked_up = catch_unwind(AssertUnwindSafe(|| {
             binary.copies.iter().find_map(|copy| look_up(engine, copy, lines, address, name))
@@ -113,38 +114,16 @@ impl Binaries {
         }
     }
 
-    fn load(&mut self, key: u32, file: &File) -> Result<(), Unresolved> {
-        let limit_bytes = if self.lines { LINES_LIMIT } else { NAMES_LIMIT };
-        let options = CopyOptions { debug_sections: self.lines, limit_bytes };
-        let copy = match ElfCopy::new(file, options) {
-            // Better names without lines than none.
-            Err(Unresolved::TooLarge | Unresolved::Malformed | Unresolved::Unsupported) if self.lines => {
-                ElfCopy::new(file, CopyOptions { debug_sections: false, limit_bytes: NAMES_LIMIT })?
-            }
-            result => result?,
-        };
-        let separate = self.separate_symbols(&copy).and_then(|file| ElfCopy::new(&file, options).ok());
-        self.make_room(copy.bytes() + separate.as_ref().map_or(0, ElfCopy::bytes));
-        let mut copies = vec![copy];
-        copies.extend(separate);
-        self.ready.insert(key, Binary { copies, used: self.clock });
-        Ok(())
+    /// Readers are other people's code over other people's data: they may fail, but not take the recording with them.
+    fn load_guarded(&mut self, key: u32, source: BinaryFile<'_>) -> Result<(), Unresolved> {
+        catch_unwind(AssertUnwindSafe(|| self.load(key, source))).unwrap_or(Err(Unresolved::ParserFailed))
     }
 
-    /// The file with the symbols that were stripped: by build id, else by the name that the binary gives and its CRC.
-    fn separate_symbols(&self, copy: &ElfCopy) -> Option<File> {
-        if let [first, rest @ ..] = copy.build_id()
-            && !rest.is_empty()
-        {
-            let rest = hexadecimal(rest);
-            let path = self.debug_root.join(format!(".build-id/{first:02x}/{rest}.debug"));
-            if let Some(file) = open_regular(&path) {
-                return Some(file);
-            }
-        }
-        let link = copy.debug_link()?;
-        let file = open_regular(&self.debug_root.join(&link.name))?;
-        (checksum(&file)? == link.crc).then_some(file)
+    fn load(&mut self, key: u32, source: BinaryFile<'_>) -> Result<(), Unresolved> {
+        let (copies, _) = gather(source, self.lines, &self.debug_root)?;
+        self.make_room(copies.iter().map(ElfCopy::bytes).sum());
+        self.ready.insert(key, Binary { copies, used: self.clock });
+        Ok(())
     }
 
     fn make_room(&mut self, bytes: u64) {
@@ -165,6 +144,93 @@ impl Binaries {
     }
 }
 
+/// A binary, and where it was mapped from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BinaryFile<'file> {
+    /// The file itself.
+    pub file: &'file File,
+    /// Its path in its root.
+    pub path: &'file Path,
+    /// Its root, if it is not ours.
+    pub root: Option<BorrowedFd<'file>>,
+}
+
+/// Where a binary's names come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Its own symbol table.
+    OwnTable,
+    /// A separate file, found by build id or debug link.
+    SeparateFile,
+    /// Symbols packed into it.
+    Packed,
+    /// The table of Go's runtime.
+    GoTable,
+    /// Only the table of what it exports.
+    ExportedOnly,
+    /// Nowhere.
+    Nowhere,
+}
+
+/// Copies whatever names the functions of a binary: itself first, then what makes up for what was stripped.
+pub(crate) fn gather(
+    source: BinaryFile<'_>,
+    lines: bool,
+    debug_root: &Path,
+) -> Result<(Vec<ElfCopy>, Origin), Unresolved> {
+    let limit_bytes = if lines { LINES_LIMIT } else { NAMES_LIMIT };
+    let options = CopyOptions { debug_sections: lines, limit_bytes };
+    let file = source.file;
+    let copy = match ElfCopy::new(file, options) {
+        // Better names without lines than none.
+        Err(Unresolved::TooLarge | Unresolved::Malformed | Unresolved::Unsupported) if lines => {
+            ElfCopy::new(file, CopyOptions { debug_sections: false, limit_bytes: NAMES_LIMIT })?
+        }
+        result => result?,
+    };
+    let mut origin = match (copy.functions(), copy.exported_functions()) {
+        (0, 0) => Origin::Nowhere,
+        (0, _) => Origin::ExportedOnly,
+        _ => Origin::OwnTable,
+    };
+    let places = Places { root: source.root, path: source.path, debug: debug_root };
+    let wanted = copy.functions() == 0 || lines && !copy.has_lines();
+    let separate = if wanted { separate::find(&copy, places, options) } else { None };
+    let mut copies = vec![copy];
+    if let Some(separate) = separate {
+        if origin != Origin::OwnTable && separate.functions() > 0 {
+            origin = Origin::SeparateFile;
+        }
+        copies.push(separate);
+    }
+    if copies.iter().all(|copy| copy.functions() == 0) {
+        // As with the symbols themselves: if these are broken there are none.
+        if let Ok(packed) = packed_symbols(file, &copies[0]) {
+            origin = Origin::Packed;
+            copies.push(packed);
+        } else if let Ok(functions) = go_functions(file, &copies[0]) {
+            origin = Origin::GoTable;
+            copies.push(functions);
+        }
+    }
+    Ok((copies, origin))
+}
+
+/// Symbols packed into the binary.
+fn packed_symbols(file: &File, copy: &ElfCopy) -> Result<ElfCopy, Unresolved> {
+    let packed = copy.mini_debug().ok_or(Unresolved::Stripped)?;
+    ElfCopy::new(&mini_debug::unpack(file, packed)?, CopyOptions { debug_sections: false, limit_bytes: NAMES_LIMIT })
+}
+
+/// Functions by Go's own table.
+fn go_functions(file: &File, copy: &ElfCopy) -> Result<ElfCopy, Unresolved> {
+    let table = copy.go_table().ok_or(Unresolved::Stripped)?;
+    let functions = go_table::functions(file, copy, table)?;
+    let made = function_file::write(&functions).map_err(|_| Unresolved::Unreadable)?;
+    ElfCopy::new(&made, CopyOptions { debug_sections: false, limit_bytes: NAMES_LIMIT })
+}
+
 fn new_engine(lines: bool) -> Engine {
     Engine::builder()
         .enable_auto_reload(false)
@@ -172,29 +238,6 @@ fn new_engine(lines: bool) -> Engine {
         .enable_inlined_fns(lines)
         .set_debug_dirs(Some(std::iter::empty::<&Path>()))
         .build()
-}
-
-fn open_regular(path: &Path) -> Option<File> {
-    let file = File::open(path).ok()?;
-    file.metadata().ok()?.is_file().then_some(file)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 0xf])
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect()
-}
-
-fn checksum(mut file: &File) -> Option<u32> {
-    let (mut crc, mut bytes) = (flate2::Crc::new(), vec![0; 64 * 1024]);
-    loop {
-        match file.read(&mut bytes).ok()? {
-            0 => return Some(crc.sum()),
-            length => crc.update(&bytes[..length]),
-        }
-    }
 }
 
 fn look_up(engine: &Engine, copy: &ElfCopy, lines: bool, address: u64, module: &Arc<str>) -> Option<ResolvedFrames> {
@@ -216,6 +259,7 @@ fn frames(symbol: &Sym<'_>, module: &Arc<str>) -> ResolvedFrames {
         kind,
         file: code.map_or_else(|| "".into(), |code| code.to_path().to_string_lossy().into()),
         line: code.and_then(|code| code.line).unwrap_or(0),
+        unresolved: None,
     };
     let outermost = frame(&symbol.name, FrameKind::User, symbol.code_info.as_deref());
     let inlined = symbol.inlined.iter().map(|f| frame(&f.name, FrameKind::UserInlined, f.code_info.as_ref()));
@@ -224,13 +268,14 @@ fn frames(symbol: &Sym<'_>, module: &Arc<str>) -> ResolvedFrames {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::process::Command;
 
-    use object::{Object, ObjectSymbol};
+    use object::{Object, ObjectSegment, ObjectSymbol};
     use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
     use super::*;
-    use crate::process::testing::{LANDMARK, TestResult, compile, run};
+    use crate::process::testing::{LANDMARK, TestResult, compile, run, skip};
 
     /// Address of a symbol in a file; here also its file offset's, as far as the first segments go.
     fn symbol(path: &Path, name: &str) -> Result<(u64, u64), Box<dyn std::error::Error>> {
@@ -242,8 +287,18 @@ mod tests {
 
     fn names(binaries: &mut Binaries, path: &Path, at: u64) -> Result<Vec<String>, Unresolved> {
         let file = File::open(path).map_err(|_| Unresolved::Unreadable)?;
-        let frames = binaries.find(0, &"it".into(), &file, at)?;
+        let frames = find(binaries, 0, &file, path, at)?;
         Ok(frames.iter().map(|frame| frame.function.to_string()).collect())
+    }
+
+    fn find(
+        binaries: &mut Binaries,
+        key: u32,
+        file: &File,
+        path: &Path,
+        at: u64,
+    ) -> Result<ResolvedFrames, Unresolved> {
+        binaries.find(key, &"it".into(), BinaryFile { file, path, root: None }, at)
     }
 
     fn binaries() -> Binaries {
@@ -318,14 +373,104 @@ int main(void) { outer(1); return 0; }
             let mut binaries = Binaries::new(true, 1 << 20);
             let file = File::open(&path)?;
             let found = (at..at + size)
-                .find_map(|at| binaries.find(0, &"it".into(), &file, at).ok().filter(|frames| frames.len() == 2));
+                .find_map(|at| find(&mut binaries, 0, &file, &path, at).ok().filter(|frames| frames.len() == 2));
             let frames = found.ok_or("nothing is inlined")?;
             let seen: Vec<_> = frames.iter().map(|f| (&*f.function, f.kind, f.line)).collect();
             assert_eq!(seen, [("outer", FrameKind::User, 6), ("innermost", FrameKind::UserInlined, 3)], "{extra}");
             assert!(frames[0].file.ends_with("inlined.c"));
-            let frames = Binaries::new(false, 1 << 20).find(0, &"it".into(), &file, at)?;
+            let frames = find(&mut Binaries::new(false, 1 << 20), 0, &file, &path, at)?;
             assert_eq!((frames.len(), frames[0].line), (1, 0), "not asked for");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn symbols_packed_into_the_binary_are_found() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let path = compile(directory.path(), "packed", LANDMARK, &[])?;
+        let (at, _) = symbol(&path, "known_function")?;
+        let (mini, packed) = (directory.path().join("mini"), directory.path().join("mini.xz"));
+        run(Command::new("strip").arg("--strip-debug").arg(&path).arg("-o").arg(&mini))?;
+        if Command::new("xz").arg("--version").output().is_err() {
+            return skip("there is no xz");
+        }
+        run(Command::new("xz").arg("--keep").arg(&mini))?;
+        run(Command::new("strip").arg(&path))?;
+        let section = |from: &Path| format!(".gnu_debugdata={}", from.display());
+        run(Command::new("objcopy").arg("--add-section").arg(section(&packed)).arg(&path))?;
+        assert_eq!(names(&mut binaries(), &path, at), Ok(vec!["known_function".into()]));
+
+        // What is not xz, is cut off, or becomes more than the limit names nothing, and does no harm.
+        let whole = std::fs::read(&packed)?;
+        let bomb = directory.path().join("bomb");
+        File::create(&bomb)?.set_len(65 << 20)?;
+        run(Command::new("xz").arg("-0").arg(&bomb))?;
+        let bomb = std::fs::read(directory.path().join("bomb.xz"))?;
+        for hostile in [&whole[..whole.len() / 2], b"no xz at all", &bomb[..]] {
+            std::fs::write(&packed, hostile)?;
+            run(Command::new("objcopy").arg("--update-section").arg(section(&packed)).arg(&path))?;
+            assert_eq!(names(&mut binaries(), &path, at), Err(Unresolved::Stripped), "{} bytes", hostile.len());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn stripped_go_programs_are_named_by_the_table_of_their_runtime() -> TestResult {
+        if Command::new("go").arg("version").output().is_err() {
+            return skip("there is no Go compiler");
+        }
+        let directory = tempfile::tempdir()?;
+        let source = directory.path().join("main.go");
+        std::fs::write(
+            &source,
+            "package main\n//go:noinline\nfunc known(x int) int { return x*3 + 1 }\nfunc main() { println(known(4)) }\n",
+        )?;
+        for mode in ["exe", "pie"] {
+            let (whole, stripped) = (directory.path().join("whole"), directory.path().join("stripped"));
+            for (flags, path) in [("", &whole), ("-s -w", &stripped)] {
+                let mut go = Command::new("go");
+                go.args(["build", "-trimpath", "-buildmode", mode, "-ldflags", flags, "-o"]).arg(path).arg(&source);
+                run(go.env("GO111MODULE", "off").env("GOCACHE", directory.path().join("cache")))?;
+            }
+            let bytes = std::fs::read(&whole)?;
+            let known = object::File::parse(&*bytes)?;
+            let known = known.symbols().find(|symbol| symbol.name() == Ok("main.known")).ok_or("no such symbol")?;
+            // Both lie at the same place; the file offset is what a sample comes with.
+            let bytes = std::fs::read(&stripped)?;
+            let parsed = object::File::parse(&*bytes)?;
+            let segment = parsed.segments().find(|s| (s.address()..s.address() + s.size()).contains(&known.address()));
+            let segment = segment.ok_or("no such segment")?;
+            let at = known.address() - segment.address() + segment.file_range().0;
+            assert_eq!(names(&mut binaries(), &stripped, at + 1), Ok(vec!["main.known".into()]), "{mode}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_containers_own_debug_files_come_first() -> TestResult {
+        let root = tempfile::tempdir()?;
+        let path = compile(root.path(), "contained", LANDMARK, &["-Wl,--build-id=0x0102030405"])?;
+        let (at, _) = symbol(&path, "known_function")?;
+        let debug = root.path().join("usr/lib/debug/.build-id/01");
+        std::fs::create_dir_all(&debug)?;
+        std::fs::copy(&path, debug.join("02030405.debug"))?;
+        run(Command::new("strip").arg(&path))?;
+        let (file, directory) = (File::open(&path)?, File::open(root.path())?);
+        let find = |root: Option<BorrowedFd<'_>>| {
+            let source = BinaryFile { file: &file, path: Path::new("/contained"), root };
+            binaries().find(0, &"it".into(), source, at).map(|frames| frames[0].function.to_string())
+        };
+        assert_eq!(find(None), Err(Unresolved::Stripped));
+        assert_eq!(find(Some(directory.as_fd())), Ok("known_function".into()));
+        // A link that leads out of the container leads nowhere.
+        let outside = tempfile::tempdir()?;
+        std::fs::rename(debug.join("02030405.debug"), outside.path().join("symbols"))?;
+        std::os::unix::fs::symlink(outside.path().join("symbols"), debug.join("02030405.debug"))?;
+        assert_eq!(find(Some(directory.as_fd())), Err(Unresolved::Stripped));
+        // Nor is a file taken that belongs to another binary.
+        std::fs::remove_file(debug.join("02030405.debug"))?;
+        compile(&debug, "02030405.debug", LANDMARK, &["-Wl,--build-id=0x0102030406"])?;
+        assert_eq!(find(Some(directory.as_fd())), Err(Unresolved::Stripped));
         Ok(())
     }
 
@@ -367,7 +512,7 @@ int main(void) { outer(1); return 0; }
         let mut binaries = Binaries::new(false, 10_000);
         for round in 0..3 {
             for key in 0..100 {
-                let frames = binaries.find(key, &"it".into(), &file, at)?;
+                let frames = find(&mut binaries, key, &file, &path, at)?;
                 assert_eq!(&*frames[0].function, "known_function", "{round} {key}");
             }
         }
@@ -397,7 +542,7 @@ int main(void) { outer(1); return 0; }
             }
             let file = super::super::elf::memory_file("hostile", &bytes)?;
             for lines in [false, true] {
-                Binaries::new(lines, 1 << 20).find(0, &"it".into(), &file, at).ok();
+                find(&mut Binaries::new(lines, 1 << 20), 0, &file, Path::new("/hostile"), at).ok();
             }
         }
     }

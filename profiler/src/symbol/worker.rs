@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -10,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::kernel::{KernelSymbols, PROGRAMS};
 use super::perf_map::PerfMap;
-use super::user::Binaries;
+use super::user::{Binaries, BinaryFile};
 use super::{Options, ResolvedFrame, ResolvedFrames, SymbolCounters, Unresolved, vdso};
 use crate::process::{Location, ModuleId, PerfMapFile};
 use crate::profile::FrameKind;
@@ -38,10 +39,11 @@ enum Key {
 pub(super) struct Worker {
     binaries: Binaries,
     kernel: KernelSymbols,
+    /// With the batch that each was last asked for in.
     perf_maps: FxHashMap<u32, (PerfMap, u64)>,
     vdso: OnceCell<Option<File>>,
     cache: Cache,
-    clock: u64,
+    batch: u64,
     resolved: u64,
     unresolved: BTreeMap<&'static str, u64>,
 }
@@ -54,7 +56,7 @@ impl Worker {
             perf_maps: FxHashMap::default(),
             vdso: OnceCell::new(),
             cache: Cache::new(options.cached_addresses),
-            clock: 0,
+            batch: 0,
             resolved: 0,
             unresolved: BTreeMap::new(),
         }
@@ -64,6 +66,7 @@ impl Worker {
         for request in inbox {
             match request {
                 Request::Resolve(locations, reply) => {
+                    self.batch += 1;
                     let frames = locations.iter().map(|location| self.resolve(location)).collect();
                     reply.send(frames).ok();
                 }
@@ -100,7 +103,7 @@ impl Worker {
         }
         let (frames, reason) = match self.look_up(location) {
             Ok(frames) => (frames, None),
-            Err(reason) => (unnamed(location), Some(reason)),
+            Err(reason) => (unnamed(location, reason), Some(reason)),
         };
         self.count(reason);
         // The kernel's programs come and go: a name there, or its absence, holds only for now.
@@ -123,17 +126,30 @@ impl Worker {
         match location {
             Location::Module { module, offset } => {
                 let file = module.file().ok_or(Unresolved::NoFile)?;
-                self.binaries.find(module.id().0, &module.name().into(), file, offset.0)
+                let source = BinaryFile { file, path: module.path(), root: module.root() };
+                self.binaries.find(module.id().0, &module.name().into(), source, offset.0)
             }
             Location::Vdso { offset } => {
                 let file = self.vdso.get_or_init(vdso::dump).as_ref().ok_or(Unresolved::NoFile)?;
-                self.binaries.find(VDSO, &"[vdso]".into(), file, *offset)
+                let source = BinaryFile { file, path: Path::new("[vdso]"), root: None };
+                self.binaries.find(VDSO, &"[vdso]".into(), source, *offset)
             }
-            Location::Anonymous { address, perf_map, .. } => {
-                let file = perf_map.as_ref().ok_or(Unresolved::NoPerfMap)?;
-                let name: Arc<str> =
-                    self.perf_map(file).find(file.file(), *address).ok_or(Unresolved::NotInPerfMap)?.into();
-                Ok(one(name, "[jit]".into(), FrameKind::User))
+            Location::Anonymous { address, perf_maps, .. } => {
+                let files = perf_maps.files();
+                if files.is_empty() {
+                    return Err(Unresolved::NoPerfMap);
+                }
+                let mut reason = Unresolved::NotInPerfMap;
+                for file in &files {
+                    let map = self.perf_map(file);
+                    if let Some(name) = map.find(*address) {
+                        return Ok(one(name.into(), "[jit]".into(), FrameKind::User));
+                    }
+                    if map.is_full() {
+                        reason = Unresolved::PerfMapTooLarge;
+                    }
+                }
+                Err(reason)
             }
             Location::Kernel { address } => {
                 let (name, module) = self.kernel.find(*address)?;
@@ -143,24 +159,27 @@ impl Worker {
         }
     }
 
-    fn perf_map(&mut self, file: &PerfMapFile) -> &mut PerfMap {
-        self.clock += 1;
+    /// The names in a file, as it is in this batch: a runtime moves code, and says so in the file.
+    fn perf_map(&mut self, file: &PerfMapFile) -> &PerfMap {
         if self.perf_maps.len() >= PERF_MAPS && !self.perf_maps.contains_key(&file.id()) {
             let oldest = self.perf_maps.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id);
             oldest.and_then(|id| self.perf_maps.remove(&id));
         }
         let (map, used) = self.perf_maps.entry(file.id()).or_default();
-        *used = self.clock;
+        if *used != self.batch {
+            map.refresh(file.file());
+        }
+        *used = self.batch;
         map
     }
 }
 
 fn one(function: Arc<str>, module: Arc<str>, kind: FrameKind) -> ResolvedFrames {
-    [ResolvedFrame { function, module, kind, file: "".into(), line: 0 }].into()
+    [ResolvedFrame { function, module, kind, file: "".into(), line: 0, unresolved: None }].into()
 }
 
 /// `[module+0xoffset]`, never a guess.
-fn unnamed(location: &Location) -> ResolvedFrames {
+fn unnamed(location: &Location, reason: Unresolved) -> ResolvedFrames {
     let (module, at, kind) = match location {
         Location::Module { module, offset } => (module.name(), offset.0, FrameKind::Unresolved),
         Location::Vdso { offset } => ("vdso", *offset, FrameKind::Unresolved),
@@ -173,7 +192,9 @@ fn unnamed(location: &Location) -> ResolvedFrames {
         Location::Unknown { .. } => "".into(),
         _ => format!("[{module}]").into(),
     };
-    one(format!("[{module}+{at:#x}]").into(), shown, kind)
+    let function = format!("[{module}+{at:#x}]").into();
+    let unresolved = Some(reason.reason());
+    [ResolvedFrame { function, module: shown, kind, file: "".into(), line: 0, unresolved }].into()
 }
 
 type Answer = (ResolvedFrames, Option<Unresolved>);
@@ -214,7 +235,7 @@ mod tests {
     #[test]
     fn the_cache_keeps_what_is_asked_for_and_stays_bounded() {
         let mut cache = Cache::new(8);
-        let answer = || (unnamed(&Location::Kernel { address: 1 }), None);
+        let answer = || (unnamed(&Location::Kernel { address: 1 }, Unresolved::NoSymbol), None);
         cache.insert(Key::Kernel(0), answer());
         for address in 1..100 {
             cache.insert(Key::Kernel(address), answer());
@@ -226,9 +247,9 @@ mod tests {
 
     #[test]
     fn frames_without_names_say_where_they_are() {
-        let frames = unnamed(&Location::Unknown { address: 0x1234 });
+        let frames = unnamed(&Location::Unknown { address: 0x1234 }, Unresolved::Unmapped);
         assert_eq!((&*frames[0].function, &*frames[0].module), ("[unknown+0x1234]", ""));
-        let frames = unnamed(&Location::Kernel { address: 0x1234 });
+        let frames = unnamed(&Location::Kernel { address: 0x1234 }, Unresolved::KernelHidden);
         assert!(!frames[0].is_named() && frames[0].kind == FrameKind::Kernel);
     }
 }

@@ -5,7 +5,9 @@
 mod finding;
 mod host;
 mod kernel;
+mod process;
 mod rights;
+mod runtime;
 
 use std::fs;
 use std::io;
@@ -20,7 +22,7 @@ use super::Status;
 use super::containers::{ContainerSources, ListFormat};
 use crate::container::cgroup;
 use crate::container::hierarchy::{Hierarchy, Version};
-use crate::container::runtime;
+use crate::container::runtime as container_runtime;
 use crate::container::{ContainerError, ResolverOptions};
 use crate::kernel::btf::KernelTypes;
 use crate::kernel::{HierarchyKind, KernelError, cpus, offsets, probe};
@@ -29,6 +31,10 @@ use crate::output::destination;
 /// Arguments of `profiler doctor`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
+    /// Look at this process instead: how it will be unwound and named, and what would make that better
+    #[arg(value_name = "PID")]
+    pid: Option<u32>,
+
     /// Output format
     #[arg(long, value_enum, default_value_t, env = "PROFILER_FORMAT")]
     format: ListFormat,
@@ -77,6 +83,15 @@ impl Diagnosis {
 
 /// Looks at everything and prints it; fails if something needed is missing.
 pub fn run(args: &Args) -> anyhow::Result<Status> {
+    if let Some(pid) = args.pid {
+        let examined = process::examine(pid)?;
+        let text = match args.format {
+            ListFormat::Text => examined.text(),
+            ListFormat::Json => serde_json::to_string_pretty(&examined)? + "\n",
+        };
+        destination::write(Path::new("-"), |writer| Ok(writer.write_all(text.as_bytes())?))?;
+        return Ok(Status::Done);
+    }
     let diagnosis = Diagnosis::of(look(&args.sources.options()?));
     let text = match args.format {
         ListFormat::Text => diagnosis.text(),
@@ -133,7 +148,7 @@ fn look_at_host(
     let extent = found.map_or(Extent::Whole, extent);
     let cgroups = found.map(|hierarchy| cgroup::walk(&hierarchy.root).cgroups).unwrap_or_default();
     let containers = host::containers(cgroups.iter().map(|cgroup| cgroup.path.as_str()));
-    let answers = runtime::probe(runtime::sockets(&options.sockets, options.well_known_sockets));
+    let answers = container_runtime::probe(container_runtime::sockets(&options.sockets, options.well_known_sockets));
     [
         host::pid_namespace(link(Namespace::Pid.link()).as_deref()),
         host::cgroups(hierarchy, extent),

@@ -1,6 +1,6 @@
 //! Names of errno values, as Linux numbers them on x86 and arm64.
 
-use crate::profile::Errno;
+use super::Errno;
 
 /// `ENOENT`, or `errno_4095` for a number without a name. From 512 on they stay inside the kernel: an interrupted call
 /// shows one of them to a tracer, never to the program.

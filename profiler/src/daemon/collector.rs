@@ -1,0 +1,199 @@
+//! The thread that collects: settings in, a profile for each window out.
+//!
+//! A collection that fails is begun anew after a pause that grows; settings that change what is collected do the same at
+//! once. Nothing here waits for anybody downstream: a window that finds no room is counted.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+
+use super::{capabilities, settings::Settings, shared::Shared, ticks, unix_ns};
+use crate::{
+    collect::{CollectError, Collection},
+    profile::Profile,
+};
+
+/// Time between two looks into the rings.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Pause before a failed collection is begun anew: doubled each time, up to the longest.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Different warnings that are said, each once.
+const MOST_WARNINGS: usize = 1000;
+
+/// A window on its way to the archive.
+pub struct Collected {
+    /// What was measured.
+    pub profile: Profile,
+    /// When the window ended.
+    pub ended: Instant,
+    /// Kernel maps: name, entries, capacity.
+    pub maps: Vec<(&'static str, u64, u64)>,
+}
+
+enum Order {
+    /// Other settings are in force.
+    Settings,
+    /// The end.
+    Stop,
+}
+
+/// Handle on the thread.
+pub struct Collector {
+    orders: Sender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Collector {
+    /// Starts the thread and waits until it measures.
+    pub fn start(shared: Arc<Shared>, windows: Sender<Collected>) -> Result<Self, CollectError> {
+        let (orders, inbox) = bounded(16);
+        let (started, start) = bounded(1);
+        let worker = Worker { shared, windows, inbox, said: HashSet::new() };
+        let thread = std::thread::Builder::new()
+            .name("collect".into())
+            .spawn(move || worker.run(&started))
+            .map_err(CollectError::Thread)?;
+        // The thread answers, or is gone.
+        match start.recv() {
+            Ok(Ok(())) => Ok(Self { orders, thread: Some(thread) }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(CollectError::Thread(std::io::Error::other("it ended at once"))),
+        }
+    }
+
+    /// Tells that other settings are in force.
+    pub fn settings_changed(&self) {
+        // A full channel means that it will look anyway.
+        drop(self.orders.try_send(Order::Settings));
+    }
+
+    /// Ends the collection; the window under way is handed out as it is.
+    pub fn stop(mut self) {
+        drop(self.orders.send(Order::Stop));
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    windows: Sender<Collected>,
+    inbox: Receiver<Order>,
+    said: HashSet<String>,
+}
+
+/// Why a collection ended.
+enum Ended {
+    Stop,
+    Settings,
+}
+
+impl Worker {
+    fn run(mut self, started: &Sender<Result<(), CollectError>>) {
+        let mut settings = self.shared.settings();
+        let mut collection = match begin(&settings) {
+            Ok(collection) => collection,
+            Err(error) => {
+                drop(started.send(Err(error)));
+                return;
+            }
+        };
+        capabilities::keep_for_collecting();
+        drop(started.send(Ok(())));
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            match self.collect(&mut collection, &settings) {
+                Ok(Ended::Stop) => return,
+                Ok(Ended::Settings) => pause = SHORTEST_PAUSE,
+                Err(error) => {
+                    tracing::error!("the collection failed and is begun anew: {error}");
+                    self.shared.note_failure(error.to_string());
+                }
+            }
+            drop(collection);
+            collection = loop {
+                settings = self.shared.settings();
+                match begin(&settings) {
+                    Ok(collection) => break collection,
+                    Err(error) => {
+                        tracing::error!("the collection cannot begin: {error}; tried again in {pause:?}");
+                        self.shared.note_failure(error.to_string());
+                        if self.wait(pause) {
+                            return;
+                        }
+                        pause = (pause * 2).min(LONGEST_PAUSE);
+                    }
+                }
+            };
+        }
+    }
+
+    /// Waits; true if the end is ordered meanwhile.
+    fn wait(&self, pause: Duration) -> bool {
+        matches!(self.inbox.recv_timeout(pause), Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected))
+    }
+
+    fn collect(&mut self, collection: &mut Collection, settings: &Settings) -> Result<Ended, CollectError> {
+        let mut end = Instant::now() + ticks::until_end(unix_ns(), settings.window);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.inbox.recv_timeout(left.min(POLL)) {
+                Ok(Order::Settings) => {
+                    let now = self.shared.settings();
+                    let same = now.collect == settings.collect && now.node == settings.node;
+                    if !same || now.window != settings.window {
+                        self.hand_out(collection)?;
+                        return Ok(Ended::Settings);
+                    }
+                }
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    self.hand_out(collection)?;
+                    return Ok(Ended::Stop);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            collection.poll()?;
+            self.shared.note_progress();
+            self.say(collection.take_warnings());
+            if Instant::now() >= end {
+                self.hand_out(collection)?;
+                end = Instant::now() + ticks::until_end(unix_ns(), settings.window);
+            }
+        }
+    }
+
+    fn hand_out(&mut self, collection: &mut Collection) -> Result<(), CollectError> {
+        let profile = collection.rotate()?;
+        let collected = Collected { profile, ended: Instant::now(), maps: collection.map_use() };
+        match self.windows.try_send(collected) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.shared.windows_lost.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!("a window is lost: the ones before it are still being archived");
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, warnings: Vec<String>) {
+        for warning in warnings {
+            if self.said.len() < MOST_WARNINGS && self.said.insert(warning.clone()) {
+                tracing::warn!("{warning}");
+            }
+        }
+    }
+}
+
+fn begin(settings: &Settings) -> Result<Collection, CollectError> {
+    let options = settings.collect.options(settings.node.clone())?;
+    Collection::start(options)
+}

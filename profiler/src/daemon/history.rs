@@ -1,0 +1,405 @@
+//! Windows kept in memory: compressed profiles in, those of a range out.
+//!
+//! Two bounds hold at any time: age and bytes. Windows are whole for the first sixth of the retention; older ones are merged
+//! by the minute, and where bytes are short the oldest are merged by ten minutes and, if that does not help, dropped.
+//! Whoever feeds the history does what [`History::next_step`] says until there is nothing left to do; merging happens there,
+//! so that readers never wait for it.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustc_hash::FxHashMap;
+
+use super::settings::HistorySettings;
+use crate::profile::{Container, Ledger, Profile, Window, recording};
+
+/// Which windows are merged into one once they are older than full resolution is kept for, in nanoseconds.
+const MINUTE_NS: u64 = 60_000_000_000;
+
+/// The same where bytes are short.
+const TEN_MINUTES_NS: u64 = 10 * MINUTE_NS;
+
+/// What an entry takes besides its data and its summary.
+const ENTRY_BYTES: u64 = 256;
+
+/// What a container's description takes, roughly.
+const WHO_BYTES: u64 = 768;
+
+/// One window, or several merged.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Number of its kind; never used again.
+    pub id: u64,
+    /// The stretch of time.
+    pub window: Window,
+    /// When it ended, by a clock that does not jump.
+    pub ended: Instant,
+    /// The profile as a recording.
+    pub data: Arc<[u8]>,
+    /// What can be said without reading it.
+    pub summary: Arc<Summary>,
+}
+
+/// Each container's ledger in a window.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Summary {
+    /// Time that the hypervisor gave to others, in nanoseconds.
+    pub steal_ns: u64,
+    /// Who, without figures, and where its thread-seconds went.
+    pub containers: Vec<(Arc<Container>, Ledger)>,
+    /// Memory in bytes.
+    bytes: u64,
+}
+
+/// What there is to do.
+#[derive(Debug)]
+pub enum Step {
+    /// Merge these, which follow one another, and give them to [`History::replace`].
+    Merge(Vec<Entry>),
+    /// Nothing.
+    Done,
+}
+
+/// The history.
+#[derive(Debug)]
+pub struct History {
+    settings: HistorySettings,
+    /// Oldest first.
+    entries: VecDeque<Entry>,
+    next_id: u64,
+    bytes: u64,
+    /// Entries that came of merging.
+    pub coarsened: u64,
+    /// Entries dropped before their time, because bytes were short.
+    pub dropped: u64,
+    /// Ids of the entries that left since the last [`Self::take_gone`].
+    gone: Vec<u64>,
+}
+
+impl Summary {
+    /// Of a profile; descriptions that have not changed are shared with `before`.
+    pub fn of(profile: &Profile, before: Option<&Self>) -> Self {
+        let known: FxHashMap<&str, &Arc<Container>> =
+            before.iter().flat_map(|summary| &summary.containers).map(|(who, _)| (who.name.as_str(), who)).collect();
+        let mut bytes = 0;
+        let containers = profile
+            .containers
+            .iter()
+            .map(|container| {
+                let who = description(container);
+                bytes += size_of::<(Arc<Container>, Ledger)>() as u64;
+                let shared = match known.get(who.name.as_str()) {
+                    Some(same) if ***same == who => Arc::clone(same),
+                    _ => {
+                        bytes += WHO_BYTES;
+                        Arc::new(who)
+                    }
+                };
+                (shared, container.ledger)
+            })
+            .collect();
+        Self { steal_ns: profile.host.steal_ns, containers, bytes }
+    }
+}
+
+/// The container without its figures.
+fn description(container: &Container) -> Container {
+    Container {
+        id: container.id.clone(),
+        name: container.name.clone(),
+        image: container.image.clone(),
+        runtime: container.runtime.clone(),
+        pod: container.pod.clone(),
+        namespace: container.namespace.clone(),
+        container: container.container.clone(),
+        labels: container.labels.clone(),
+        cgroup: container.cgroup.clone(),
+        cpu_limit_cores: container.cpu_limit_cores,
+        ..Container::default()
+    }
+}
+
+impl Entry {
+    /// Compresses a profile.
+    pub fn of(profile: &Profile, ended: Instant, before: Option<&Summary>) -> Result<Self, recording::RecordingError> {
+        let mut data = Vec::new();
+        recording::write_to(profile, &mut data)?;
+        Ok(Self {
+            id: 0,
+            window: profile.window,
+            ended,
+            data: data.into(),
+            summary: Arc::new(Summary::of(profile, before)),
+        })
+    }
+
+    /// The profile.
+    pub fn profile(&self) -> Result<Profile, recording::RecordingError> {
+        recording::read_from(&*self.data)
+    }
+
+    /// Memory in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.data.len() as u64 + self.summary.bytes + ENTRY_BYTES
+    }
+
+    /// End, in nanoseconds since the epoch.
+    pub fn end_unix_ns(&self) -> u64 {
+        self.window.start_unix_ns.saturating_add(self.window.duration_ns)
+    }
+}
+
+/// Several entries, oldest first, as one profile; `None` of none.
+pub fn merged(entries: &[Entry]) -> Result<Option<Profile>, recording::RecordingError> {
+    let mut whole: Option<Profile> = None;
+    for entry in entries {
+        let profile = entry.profile()?;
+        match &mut whole {
+            Some(whole) => whole.merge(profile),
+            None => whole = Some(profile),
+        }
+    }
+    Ok(whole)
+}
+
+impl History {
+    /// An empty one.
+    pub fn new(settings: HistorySettings) -> Self {
+        Self { settings, entries: VecDeque::new(), next_id: 1, bytes: 0, coarsened: 0, dropped: 0, gone: Vec::new() }
+    }
+
+    /// Other bounds from now on.
+    pub fn set(&mut self, settings: HistorySettings) {
+        self.settings = settings;
+    }
+
+    /// The bounds.
+    pub fn settings(&self) -> &HistorySettings {
+        &self.settings
+    }
+
+    /// For how long windows stay as they were taken.
+    pub fn full_resolution(&self) -> Duration {
+        self.settings.retention / 6
+    }
+
+    /// Adds the newest entry and returns its id.
+    pub fn push(&mut self, mut entry: Entry) -> u64 {
+        entry.id = self.next_id;
+        self.next_id += 1;
+        self.bytes += entry.bytes();
+        self.entries.push_back(entry);
+        self.next_id - 1
+    }
+
+    /// Drops what is too old, and, once merging was tried, what is too much. Returns what else is to be done.
+    pub fn next_step(&mut self, now: Instant) -> Step {
+        while let Some(oldest) = self.entries.front()
+            && now.saturating_duration_since(oldest.ended) > self.settings.retention
+        {
+            self.pop_oldest();
+        }
+        if let Some(run) = self.run_of(MINUTE_NS, self.full_resolution(), now) {
+            return Step::Merge(run);
+        }
+        if self.bytes > self.settings.max_bytes {
+            if let Some(run) = self.run_of(TEN_MINUTES_NS, Duration::ZERO, now) {
+                return Step::Merge(run.into_iter().take(2).collect());
+            }
+            self.enforce();
+        }
+        Step::Done
+    }
+
+    /// Drops the oldest until no more bytes are taken than may be, merged or not.
+    pub fn enforce(&mut self) {
+        while self.bytes > self.settings.max_bytes && !self.entries.is_empty() {
+            self.pop_oldest();
+            self.dropped += 1;
+        }
+    }
+
+    /// The oldest entries that follow one another within the same stretch of `length_ns`, all older than `age`; none if
+    /// there are fewer than two. The newest entry is never among them.
+    fn run_of(&self, length_ns: u64, age: Duration, now: Instant) -> Option<Vec<Entry>> {
+        let older = |entry: &Entry| now.saturating_duration_since(entry.ended) > age;
+        let stretch = |entry: &Entry| entry.window.start_unix_ns / length_ns;
+        let candidates = self.entries.len().saturating_sub(1);
+        let mut first = 0;
+        while first < candidates {
+            let of = stretch(self.entries.get(first)?);
+            let after = (first..candidates)
+                .find(|index| self.entries.get(*index).is_none_or(|entry| stretch(entry) != of))
+                .unwrap_or(candidates);
+            if after - first >= 2 {
+                let run: Vec<Entry> = self.entries.range(first..after).cloned().collect();
+                // All of the stretch has to be old, or it would be merged bit by bit.
+                let rest_is_young = self.entries.get(after - 1).is_some_and(|last| !older(last));
+                return (!rest_is_young).then_some(run);
+            }
+            first = after.max(first + 1);
+        }
+        None
+    }
+
+    /// Puts one entry in the place of those it came of. They are left if some of them are gone meanwhile.
+    pub fn replace(&mut self, those: &[Entry], mut by: Entry) -> Option<u64> {
+        let first = self.entries.iter().position(|entry| those.first().is_some_and(|one| one.id == entry.id))?;
+        let there = self.entries.range(first..).zip(those).filter(|(mine, theirs)| mine.id == theirs.id).count();
+        if there != those.len() {
+            return None;
+        }
+        for entry in self.entries.drain(first..first + those.len()) {
+            self.bytes = self.bytes.saturating_sub(entry.bytes());
+            self.gone.push(entry.id);
+        }
+        by.id = self.next_id;
+        self.next_id += 1;
+        self.coarsened += 1;
+        self.bytes += by.bytes();
+        self.entries.insert(first, by);
+        Some(self.next_id - 1)
+    }
+
+    /// Drops entries that cannot be read or merged.
+    pub fn discard(&mut self, those: &[Entry]) {
+        for one in those {
+            if let Some(at) = self.entries.iter().position(|entry| entry.id == one.id)
+                && let Some(entry) = self.entries.remove(at)
+            {
+                self.bytes = self.bytes.saturating_sub(entry.bytes());
+                self.gone.push(entry.id);
+                self.dropped += 1;
+            }
+        }
+    }
+
+    fn pop_oldest(&mut self) {
+        if let Some(entry) = self.entries.pop_front() {
+            self.bytes = self.bytes.saturating_sub(entry.bytes());
+            self.gone.push(entry.id);
+        }
+    }
+
+    /// Entries that left since the last call.
+    pub fn take_gone(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Entries that overlap [`from`, `to`], in nanoseconds since the epoch, in order of time.
+    pub fn select(&self, from_unix_ns: u64, to_unix_ns: u64) -> Vec<Entry> {
+        let overlaps = |entry: &&Entry| entry.end_unix_ns() > from_unix_ns && entry.window.start_unix_ns < to_unix_ns;
+        let mut found: Vec<Entry> = self.entries.iter().filter(overlaps).cloned().collect();
+        found.sort_by_key(|entry| entry.window.start_unix_ns);
+        found
+    }
+
+    /// Entries that ended after this moment.
+    pub fn ended_after(&self, moment: Instant) -> Vec<Entry> {
+        self.entries.iter().filter(|entry| entry.ended > moment).cloned().collect()
+    }
+
+    /// All entries, oldest first.
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> + ExactSizeIterator {
+        self.entries.iter()
+    }
+
+    /// The newest entry.
+    pub fn newest(&self) -> Option<&Entry> {
+        self.entries.back()
+    }
+
+    /// Memory in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::testing;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn settings(retention_s: u64, max_bytes: u64) -> HistorySettings {
+        HistorySettings { retention: Duration::from_secs(retention_s), max_bytes, path: None }
+    }
+
+    fn entry(number: u64, began: Instant) -> Entry {
+        let mut profile = testing::profile();
+        profile.window = Window { start_unix_ns: (1_800_000_000 + number * 10) * SECOND, duration_ns: 10 * SECOND };
+        let ended = began + Duration::from_secs((number + 1) * 10);
+        Entry::of(&profile, ended, None).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Feeds windows as the daemon does.
+    fn fed(settings: HistorySettings, windows: u64) -> History {
+        let began = Instant::now();
+        let mut history = History::new(settings);
+        for number in 0..windows {
+            let entry = entry(number, began);
+            let now = entry.ended;
+            history.push(entry);
+            while let Step::Merge(run) = history.next_step(now) {
+                let profile = merged(&run).ok().flatten().unwrap_or_default();
+                let ended = run.last().map_or(now, |last| last.ended);
+                let by = Entry::of(&profile, ended, None).unwrap_or_else(|error| panic!("{error}"));
+                assert!(history.replace(&run, by).is_some());
+            }
+        }
+        history
+    }
+
+    #[test]
+    fn windows_older_than_a_sixth_of_the_retention_are_kept_by_the_minute() {
+        let history = fed(settings(600, 1 << 30), 50);
+        let lengths: Vec<u64> = history.entries().map(|entry| entry.window.duration_ns / SECOND).collect();
+        assert_eq!(lengths.iter().sum::<u64>(), 500, "nothing is missing: {lengths:?}");
+        assert!(lengths.first() == Some(&60) && lengths.last() == Some(&10), "{lengths:?}");
+        assert!(lengths.iter().filter(|length| **length == 10).count() <= 16, "{lengths:?}");
+    }
+
+    #[test]
+    fn what_is_older_than_the_retention_leaves() {
+        let history = fed(settings(120, 1 << 30), 60);
+        let span: u64 = history.entries().map(|entry| entry.window.duration_ns / SECOND).sum();
+        assert!((100..=180).contains(&span), "{span}");
+        assert_eq!(history.dropped, 0, "that is not a loss");
+    }
+
+    #[test]
+    fn bytes_never_exceed_their_bound_and_every_drop_is_counted() {
+        let one = entry(0, Instant::now()).bytes();
+        let mut history = fed(settings(3600, one * 4), 40);
+        assert!(history.bytes() <= one * 4, "{} > {}", history.bytes(), one * 4);
+        assert!(history.coarsened > 0);
+        assert!(!history.take_gone().is_empty());
+        let tiny = fed(settings(3600, one / 2), 3);
+        assert_eq!((tiny.bytes(), tiny.dropped), (0, 3));
+    }
+
+    #[test]
+    fn a_range_takes_the_windows_that_it_touches() {
+        let history = fed(settings(3600, 1 << 30), 6);
+        let at = |second: u64| (1_800_000_000 + second) * SECOND;
+        assert_eq!(history.select(at(10), at(20)).len(), 1);
+        assert_eq!(history.select(at(9), at(21)).len(), 3);
+        assert_eq!(history.select(at(100), at(200)).len(), 0);
+        let profile = merged(&history.select(at(0), at(60))).ok().flatten().unwrap_or_default();
+        assert_eq!(profile.window.duration_ns, 60 * SECOND);
+        assert_eq!(profile.on_cpu[0].count, testing::profile().on_cpu[0].count * 6);
+    }
+
+    #[test]
+    fn descriptions_that_stay_the_same_are_kept_once() {
+        let profile = testing::profile();
+        let first = Summary::of(&profile, None);
+        let second = Summary::of(&profile, Some(&first));
+        assert!(first.containers.iter().zip(&second.containers).all(|(a, b)| Arc::ptr_eq(&a.0, &b.0)));
+        assert!(second.bytes < first.bytes);
+    }
+}

@@ -1,0 +1,478 @@
+//! What the daemon is told: flags and variables laid over a YAML file laid over defaults. In: the layers. Out: [`Settings`],
+//! or what is wrong and where.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+use serde_saphyr::Spanned;
+
+use crate::{
+    collect::CollectOptions,
+    container::{ContainerError, ResolverOptions, Selection, runtime::parse_socket},
+    quantity::{parse_bytes, parse_duration},
+};
+
+/// Largest configuration file that is read.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Room for containers from the start: a node's daemon begins before its containers do.
+const LEAST_CONTAINERS: u32 = 1024;
+
+/// One layer of settings: what it leaves open, the layer below decides.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Layer {
+    /// Name of this node.
+    pub node: Option<String>,
+    /// Length of a window (`10s`).
+    pub window: Option<Quantity<Duration>>,
+    /// What is collected.
+    pub collect: CollectLayer,
+    /// Whose, and how containers are found.
+    pub containers: ContainersLayer,
+    /// What is kept.
+    pub history: HistoryLayer,
+    /// What is exposed.
+    pub metrics: MetricsLayer,
+    /// Where it is served.
+    pub web: WebLayer,
+}
+
+/// `collect:` of the file.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CollectLayer {
+    /// Sample on-CPU stacks.
+    pub cpu: Option<bool>,
+    /// Sample off-CPU stacks.
+    pub offcpu: Option<bool>,
+    /// Count syscalls.
+    pub syscalls: Option<bool>,
+    /// On-CPU samples a second on each CPU.
+    pub frequency: Option<u32>,
+    /// Off-CPU gaps shorter than this are sampled.
+    pub offcpu_threshold: Option<Quantity<Duration>>,
+    /// Look up file, line and inlined functions.
+    pub lines: Option<bool>,
+}
+
+/// `containers:` of the file.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContainersLayer {
+    /// Only containers with these names, id prefixes or globs.
+    pub container: Option<Vec<String>>,
+    /// Only containers of these pods.
+    pub pod: Option<Vec<String>>,
+    /// Only containers of these namespaces.
+    pub namespace: Option<Vec<String>>,
+    /// Sockets of runtimes, besides the well-known ones.
+    pub runtime_sockets: Option<Vec<String>>,
+    /// Where the host's cgroup hierarchy is mounted.
+    pub cgroup_root: Option<PathBuf>,
+}
+
+/// `history:` of the file.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HistoryLayer {
+    /// How long windows are kept.
+    pub retention: Option<Quantity<Duration>>,
+    /// How much memory they may take.
+    pub max_bytes: Option<Quantity<u64>>,
+    /// Directory in which they survive a restart.
+    pub path: Option<PathBuf>,
+}
+
+/// `metrics:` of the file.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsLayer {
+    /// How long a dead container's series stay.
+    pub linger: Option<Quantity<Duration>>,
+    /// Most series.
+    pub max_series: Option<u32>,
+}
+
+/// `web:` of the file.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebLayer {
+    /// Address and port.
+    pub listen_address: Option<String>,
+    /// Exporter-toolkit web configuration.
+    pub config_file: Option<PathBuf>,
+}
+
+/// A duration or a size, written as text with a unit or as a number of seconds or bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quantity<T>(pub T);
+
+impl<'de> Deserialize<'de> for Quantity<Duration> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        quantity(deserializer, parse_duration)
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantity<u64> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        quantity(deserializer, parse_bytes)
+    }
+}
+
+/// Reads text with a unit; what is wrong with it is said with its line, which the reader of YAML does not know of errors that
+/// are not its own.
+fn quantity<'de, T, D: serde::Deserializer<'de>>(
+    deserializer: D,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Quantity<T>, D::Error> {
+    let text = Spanned::<String>::deserialize(deserializer)?;
+    parse(&text.value).map(Quantity).map_err(|error| {
+        serde::de::Error::custom(format!("line {}: `{}`: {error}", text.referenced.line(), text.value))
+    })
+}
+
+/// Why settings cannot be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {error}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The file makes no sense.
+    #[error("wrong configuration {}: {error}", path.display())]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// Where, and what is wrong.
+        error: String,
+    },
+    /// One setting makes no sense.
+    #[error("wrong setting {name}: {reason}")]
+    Wrong {
+        /// Which.
+        name: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A setting about containers.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+    /// What cannot change while the daemon runs.
+    #[error("{name} cannot change while the daemon runs; restart it")]
+    NeedsRestart {
+        /// Which.
+        name: &'static str,
+    },
+}
+
+/// Everything settled.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The file that they were read from.
+    pub file: Option<PathBuf>,
+    /// Name of this node, if the operator gave one.
+    pub node: Option<String>,
+    /// Length of a window.
+    pub window: Duration,
+    /// What to collect.
+    pub collect: CollectSettings,
+    /// What to keep.
+    pub history: HistorySettings,
+    /// What to expose.
+    pub metrics: MetricsSettings,
+    /// Where to listen.
+    pub listen_address: SocketAddr,
+    /// Exporter-toolkit web configuration.
+    pub web_config: Option<PathBuf>,
+}
+
+/// What to collect, and of whom.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+pub struct CollectSettings {
+    /// Sample on-CPU stacks.
+    pub cpu: bool,
+    /// Sample off-CPU stacks.
+    pub offcpu: bool,
+    /// Count syscalls.
+    pub syscalls: bool,
+    /// On-CPU sampling frequency in hertz.
+    pub frequency_hz: u32,
+    /// Off-CPU gaps shorter than this are sampled with probability gap / threshold.
+    pub offcpu_threshold: Duration,
+    /// File, line and inlined functions.
+    pub lines: bool,
+    /// Which containers, pods and namespaces; all if there are none.
+    pub patterns: [Vec<String>; 3],
+    /// Sockets of runtimes.
+    pub runtime_sockets: Vec<String>,
+    /// Where the cgroup hierarchy is mounted.
+    pub cgroup_root: Option<PathBuf>,
+    /// Make kernel maps so small that losses occur.
+    pub tiny_maps: bool,
+}
+
+/// What to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistorySettings {
+    /// How long.
+    pub retention: Duration,
+    /// How much memory, at most.
+    pub max_bytes: u64,
+    /// Where on disk, if at all.
+    pub path: Option<PathBuf>,
+}
+
+/// What to expose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MetricsSettings {
+    /// How long a dead container's series stay.
+    pub linger: Duration,
+    /// Most series.
+    pub max_series: usize,
+}
+
+/// Where the layers come from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// Flags and variables.
+    pub flags: Layer,
+    /// The YAML file.
+    pub file: Option<PathBuf>,
+    /// Make kernel maps so small that losses occur (testing).
+    pub tiny_maps: bool,
+}
+
+impl Sources {
+    /// Reads the file again and lays everything together.
+    pub fn read(&self) -> Result<Settings, SettingsError> {
+        let below = self.file.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let mut settings = settle(&self.flags, below)?;
+        settings.file.clone_from(&self.file);
+        settings.collect.tiny_maps = self.tiny_maps;
+        Ok(settings)
+    }
+}
+
+fn read_file(path: &Path) -> Result<Layer, SettingsError> {
+    let unreadable = |error| SettingsError::Unreadable { path: path.to_owned(), error };
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
+    if length > MAX_FILE_BYTES {
+        let error = format!("it has {length} bytes; {MAX_FILE_BYTES} at most are read");
+        return Err(SettingsError::Malformed { path: path.to_owned(), error });
+    }
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    parse(&text).map_err(|error| SettingsError::Malformed { path: path.to_owned(), error })
+}
+
+/// Reads the file's text; an error names the line.
+pub fn parse(text: &str) -> Result<Layer, String> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(Layer::default());
+    }
+    serde_saphyr::from_str(text).map_err(|error| error.to_string())
+}
+
+fn settle(above: &Layer, below: Layer) -> Result<Settings, SettingsError> {
+    let (collect, under) = (&above.collect, below.collect);
+    let window = pick(above.window, below.window).map_or(Duration::from_secs(10), |window| window.0);
+    bounded("window", window, Duration::from_secs(1), Duration::from_secs(60))?;
+    let threshold = pick(collect.offcpu_threshold, under.offcpu_threshold)
+        .map_or(Duration::from_millis(1), |threshold| threshold.0);
+    bounded("collect.offcpu_threshold", threshold, Duration::from_nanos(1), Duration::from_secs(4))?;
+    let frequency_hz = pick(collect.frequency, under.frequency).unwrap_or(99);
+    if !(1..=10_000).contains(&frequency_hz) {
+        let reason = format!("{frequency_hz} is not between 1 and 10000");
+        return Err(SettingsError::Wrong { name: "collect.frequency", reason });
+    }
+    let (containers, under_containers) = (above.containers.clone(), below.containers);
+    let list = |above: Option<Vec<String>>, below: Option<Vec<String>>| above.or(below).unwrap_or_default();
+    let settings = CollectSettings {
+        cpu: pick(collect.cpu, under.cpu).unwrap_or(true),
+        offcpu: pick(collect.offcpu, under.offcpu).unwrap_or(true),
+        syscalls: pick(collect.syscalls, under.syscalls).unwrap_or(true),
+        frequency_hz,
+        offcpu_threshold: threshold,
+        lines: pick(collect.lines, under.lines).unwrap_or(false),
+        patterns: [
+            list(containers.container, under_containers.container),
+            list(containers.pod, under_containers.pod),
+            list(containers.namespace, under_containers.namespace),
+        ],
+        runtime_sockets: list(containers.runtime_sockets, under_containers.runtime_sockets),
+        cgroup_root: containers.cgroup_root.or(under_containers.cgroup_root),
+        tiny_maps: false,
+    };
+    settings.options(None)?;
+    let retention =
+        pick(above.history.retention, below.history.retention).map_or(Duration::from_secs(3600), |kept| kept.0);
+    bounded("history.retention", retention, window, Duration::from_secs(31 * 86_400))?;
+    let max_bytes = pick(above.history.max_bytes, below.history.max_bytes).map_or(64 << 20, |bytes| bytes.0);
+    let linger = pick(above.metrics.linger, below.metrics.linger).map_or(Duration::from_secs(60), |linger| linger.0);
+    let max_series = pick(above.metrics.max_series, below.metrics.max_series).unwrap_or(20_000) as usize;
+    let address = above.web.listen_address.clone().or(below.web.listen_address);
+    Ok(Settings {
+        file: None,
+        node: above.node.clone().or(below.node),
+        window,
+        collect: settings,
+        history: HistorySettings { retention, max_bytes, path: above.history.path.clone().or(below.history.path) },
+        metrics: MetricsSettings { linger, max_series },
+        listen_address: listen_address(address.as_deref().unwrap_or("127.0.0.1:9590"))?,
+        web_config: above.web.config_file.clone().or(below.web.config_file),
+    })
+}
+
+fn pick<T>(above: Option<T>, below: Option<T>) -> Option<T> {
+    above.or(below)
+}
+
+fn bounded(name: &'static str, value: Duration, least: Duration, most: Duration) -> Result<(), SettingsError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(SettingsError::Wrong { name, reason: format!("{value:?} is not between {least:?} and {most:?}") })
+}
+
+/// `ADDRESS:PORT`, or `:PORT` for every address, as Prometheus' own programs take it.
+fn listen_address(text: &str) -> Result<SocketAddr, SettingsError> {
+    let whole = if text.starts_with(':') { format!("[::]{text}") } else { text.to_owned() };
+    let whole = whole.replace("localhost:", "127.0.0.1:");
+    whole.parse().map_err(|_| SettingsError::Wrong {
+        name: "web.listen_address",
+        reason: format!("`{text}` is no address and port; write 127.0.0.1:9590, [::1]:9590 or :9590"),
+    })
+}
+
+impl CollectSettings {
+    /// For the collection.
+    pub fn options(&self, node: Option<String>) -> Result<CollectOptions, ContainerError> {
+        let [containers, pods, namespaces] = &self.patterns;
+        let flags = [("--container", containers), ("--pod", pods), ("--namespace", namespaces)];
+        let filters = flags
+            .into_iter()
+            .flat_map(|(flag, patterns)| patterns.iter().map(move |pattern| format!("{flag} {pattern}")))
+            .collect();
+        let sockets = self.runtime_sockets.iter().map(|text| parse_socket(text)).collect::<Result<_, _>>()?;
+        Ok(CollectOptions {
+            on_cpu: self.cpu,
+            off_cpu: self.offcpu,
+            syscalls: self.syscalls,
+            frequency_hz: self.frequency_hz,
+            offcpu_threshold: self.offcpu_threshold,
+            lines: self.lines,
+            threads: true,
+            selection: Selection::parse(containers, pods, namespaces)?,
+            filters,
+            processes: Vec::new(),
+            containers: ResolverOptions {
+                cgroup_root: self.cgroup_root.clone(),
+                sockets,
+                ..ResolverOptions::default()
+            },
+            node,
+            least_containers: LEAST_CONTAINERS,
+            kernel_log: false,
+            tiny_maps: self.tiny_maps,
+        })
+    }
+}
+
+impl Settings {
+    /// Whether the daemon can go on with these in the place of `old`.
+    pub fn may_replace(&self, old: &Self) -> Result<(), SettingsError> {
+        let fixed = [
+            ("web.listen_address", self.listen_address != old.listen_address),
+            ("web.config_file", self.web_config != old.web_config),
+            ("history.path", self.history.path != old.history.path),
+        ];
+        match fixed.into_iter().find(|(_, changed)| *changed) {
+            Some((name, _)) => Err(SettingsError::NeedsRestart { name }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(flags: Layer, file: &str) -> Result<Settings, String> {
+        settle(&flags, parse(file)?).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn nothing_said_gives_the_documented_defaults() {
+        let settings = settled(Layer::default(), "").unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(settings.listen_address.to_string(), "127.0.0.1:9590");
+        assert_eq!(settings.window, Duration::from_secs(10));
+        assert_eq!(settings.history.max_bytes, 64 << 20);
+        assert_eq!(settings.history.retention, Duration::from_secs(3600));
+        assert_eq!(settings.metrics.linger, Duration::from_secs(60));
+        assert_eq!(settings.metrics.max_series, 20_000);
+        assert!(settings.collect.cpu && settings.collect.offcpu && settings.collect.syscalls);
+    }
+
+    #[test]
+    fn flags_lie_over_the_file_and_the_file_over_the_defaults() {
+        let mut flags = Layer::default();
+        flags.collect.frequency = Some(49);
+        let file = "window: 5s\ncollect:\n  frequency: 19\n  syscalls: false\nhistory:\n  max_bytes: 8MB\n";
+        let settings = settled(flags, file).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(settings.collect.frequency_hz, 49);
+        assert!(!settings.collect.syscalls);
+        assert_eq!(settings.window, Duration::from_secs(5));
+        assert_eq!(settings.history.max_bytes, 8_000_000);
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_with_the_line() {
+        for (file, line) in [
+            ("window: 10s\ncolect:\n  cpu: true\n", "2"),
+            ("window: 10s\ncollect:\n  frequency: many\n", "3"),
+            ("history:\n  retention: 5 parsecs\n", "2"),
+            ("web: [1, 2\n", "1"),
+        ] {
+            let error = parse(file).expect_err(file);
+            assert!(error.contains(line), "{file}: {error}");
+        }
+    }
+
+    #[test]
+    fn figures_outside_their_bounds_are_refused_by_name() {
+        for (file, name) in [
+            ("window: 1ms", "window"),
+            ("collect: {frequency: 0}", "collect.frequency"),
+            ("collect: {offcpu_threshold: 5s}", "collect.offcpu_threshold"),
+            ("history: {retention: 1s}", "history.retention"),
+            ("web: {listen_address: nowhere}", "web.listen_address"),
+        ] {
+            let error = settled(Layer::default(), file).expect_err(file);
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_address_may_leave_out_the_host() {
+        for (text, address) in [(":9590", "[::]:9590"), ("localhost:1", "127.0.0.1:1"), ("0.0.0.0:80", "0.0.0.0:80")] {
+            assert_eq!(listen_address(text).map(|address| address.to_string()).ok().as_deref(), Some(address));
+        }
+    }
+
+    #[test]
+    fn what_cannot_change_while_running_is_named() {
+        let old = settled(Layer::default(), "").unwrap_or_else(|error| panic!("{error}"));
+        let new = settled(Layer::default(), "web: {listen_address: ':1'}").unwrap_or_else(|error| panic!("{error}"));
+        assert!(new.may_replace(&old).is_err_and(|error| error.to_string().contains("listen_address")));
+        assert!(old.may_replace(&old).is_ok());
+    }
+}

@@ -1,0 +1,287 @@
+//! History on disk, so that it survives a restart: one recording a window in a directory, written and removed by a thread of
+//! its own. A disk that is slow, full or read-only costs windows on disk, each counted, and nothing else.
+//!
+//! Files are ordinary recordings: `profiler report DIR/window-….profile` reads them.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use rustc_hash::FxHashMap;
+
+use super::history::{Entry, History};
+use crate::profile::recording::{self, RecordingError};
+
+/// Orders that may wait.
+const QUEUE: usize = 256;
+
+const PREFIX: &str = "window-";
+const SUFFIX: &str = ".profile";
+
+/// What became of the windows on disk.
+#[derive(Debug, Default)]
+pub struct StorageCounters {
+    /// Windows written.
+    pub written: AtomicU64,
+    /// Windows that could not be written or removed.
+    pub failed: AtomicU64,
+    /// Windows read at the start.
+    pub loaded: AtomicU64,
+    /// Files that were no whole recordings.
+    pub corrupt: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+impl StorageCounters {
+    /// What went wrong last.
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fail(&self, what: &str, path: &Path, error: &io::Error) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        self.say(format!("cannot {what} {}: {error}", path.display()));
+    }
+
+    /// A disk that stays full is said once.
+    fn say(&self, message: String) {
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref() != Some(&message) {
+            tracing::warn!("history on disk: {message}");
+            *last = Some(message);
+        }
+    }
+}
+
+enum Order {
+    Write(PathBuf, Arc<[u8]>),
+    Remove(PathBuf),
+}
+
+/// Handle on the thread. Dropping it waits until what is queued is written.
+pub struct Storage {
+    path: PathBuf,
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<()>>,
+    files: FxHashMap<u64, PathBuf>,
+    /// What became of the windows.
+    pub counters: Arc<StorageCounters>,
+}
+
+impl Storage {
+    /// Makes the directory if need be and reads into `history` what is there and not too old. What cannot be read is counted
+    /// and moved out of the way.
+    pub fn open(path: &Path, history: &mut History) -> io::Result<Self> {
+        let counters = Arc::new(StorageCounters::default());
+        if let Err(error) = fs::create_dir_all(path) {
+            // The history in memory is worth having all the same.
+            counters.fail("make the directory", path, &error);
+        }
+        let files = load(path, history, &counters);
+        let (orders, inbox) = bounded(QUEUE);
+        let of_thread = Arc::clone(&counters);
+        let thread = std::thread::Builder::new().name("storage".into()).spawn(move || run(&inbox, &of_thread))?;
+        Ok(Self { path: path.to_owned(), orders: Some(orders), thread: Some(thread), files, counters })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has an entry written.
+    pub fn write(&mut self, id: u64, entry: &Entry) {
+        let name = format!("{PREFIX}{:020}-{}{SUFFIX}", entry.window.start_unix_ns, entry.window.duration_ns);
+        let path = self.path.join(name);
+        self.files.insert(id, path.clone());
+        self.order(Order::Write(path, Arc::clone(&entry.data)));
+    }
+
+    /// Has the file of an entry removed.
+    pub fn remove(&mut self, id: u64) {
+        if let Some(path) = self.files.remove(&id) {
+            self.order(Order::Remove(path));
+        }
+    }
+
+    fn order(&self, order: Order) {
+        let Some(orders) = &self.orders else { return };
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = orders.try_send(order) {
+            self.counters.failed.fetch_add(1, Ordering::Relaxed);
+            self.counters.say("the disk is so slow that windows are left out".to_owned());
+        }
+    }
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+fn run(inbox: &Receiver<Order>, counters: &StorageCounters) {
+    for order in inbox {
+        match order {
+            Order::Write(path, data) => match write(&path, &data) {
+                Ok(()) => {
+                    counters.written.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => counters.fail("write", &path, &error),
+            },
+            Order::Remove(path) => match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => counters.fail("remove", &path, &error),
+                _ => {}
+            },
+        }
+    }
+}
+
+/// Whole or not at all: written beside its place and moved there.
+fn write(path: &Path, data: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("partial");
+    let written = fs::File::create(&beside).and_then(|mut file| file.write_all(data));
+    let result = written.and_then(|()| fs::rename(&beside, path));
+    if result.is_err() {
+        // A full disk should get back what little was written.
+        fs::remove_file(&beside).ok();
+    }
+    result
+}
+
+/// Reads what is there, oldest first, and returns which entry lies in which file.
+fn load(directory: &Path, history: &mut History, counters: &StorageCounters) -> FxHashMap<u64, PathBuf> {
+    let mut paths: Vec<PathBuf> = match fs::read_dir(directory) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+        Err(error) => {
+            counters.fail("read", directory, &error);
+            return FxHashMap::default();
+        }
+    };
+    paths.sort();
+    let is_window = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+    };
+    let mut files = FxHashMap::default();
+    let mut before = None;
+    for path in paths.into_iter().filter(is_window) {
+        match read(&path, before.as_deref(), history) {
+            Ok(Some(entry)) => {
+                before = Some(Arc::clone(&entry.summary));
+                files.insert(history.push(entry), path);
+                counters.loaded.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(None) => {
+                if let Err(error) = fs::remove_file(&path) {
+                    counters.fail("remove", &path, &error);
+                }
+            }
+            Err(error) => {
+                counters.corrupt.fetch_add(1, Ordering::Relaxed);
+                counters.say(format!("{} is left out: {error}", path.display()));
+                // Kept for whoever wants to know, but not read again.
+                fs::rename(&path, path.with_extension("corrupt")).ok();
+            }
+        }
+    }
+    files
+}
+
+/// An entry; `None` if it is too old.
+fn read(
+    path: &Path,
+    before: Option<&super::history::Summary>,
+    history: &History,
+) -> Result<Option<Entry>, RecordingError> {
+    let length = fs::metadata(path)?.len();
+    if length > recording::MAX_PAYLOAD_BYTES {
+        return Err(RecordingError::TooLarge { bytes: length });
+    }
+    let data: Arc<[u8]> = fs::read(path)?.into();
+    let profile = recording::read_from(&*data)?;
+    let end_ns = profile.window.start_unix_ns.saturating_add(profile.window.duration_ns);
+    let age = Duration::from_nanos(super::unix_ns().saturating_sub(end_ns));
+    if age > history.settings().retention {
+        return Ok(None);
+    }
+    // A machine that has just booted has no moment that long ago.
+    let ended = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+    let summary = Arc::new(super::history::Summary::of(&profile, before));
+    Ok(Some(Entry { id: 0, window: profile.window, ended, data, summary }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{daemon::settings::HistorySettings, profile::testing};
+
+    fn history() -> History {
+        History::new(HistorySettings { retention: Duration::from_secs(3600), max_bytes: 1 << 30, path: None })
+    }
+
+    fn entry(seconds_ago: u64) -> Entry {
+        let mut profile = testing::profile();
+        profile.window.start_unix_ns = crate::daemon::unix_ns() - seconds_ago * 1_000_000_000;
+        Entry::of(&profile, Instant::now(), None).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn what_was_written_is_there_again_after_a_restart_and_what_is_too_old_is_not() {
+        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let mut storage = Storage::open(directory.path(), &mut history()).unwrap_or_else(|error| panic!("{error}"));
+        for (id, ago) in [(1, 7200), (2, 40), (3, 30), (4, 20)] {
+            storage.write(id, &entry(ago));
+        }
+        storage.remove(3);
+        drop(storage);
+        let mut again = history();
+        let storage = Storage::open(directory.path(), &mut again).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(again.entries().len(), 2);
+        assert_eq!(storage.counters.loaded.load(Ordering::Relaxed), 2);
+        assert_eq!(fs::read_dir(directory.path()).map(Iterator::count).unwrap_or(0), 2, "the old one is gone");
+    }
+
+    #[test]
+    fn corrupt_files_are_counted_and_left_out() {
+        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let whole = entry(20);
+        for (name, bytes) in [
+            ("window-1-1.profile", &b"not a recording"[..]),
+            ("window-2-1.profile", &whole.data[..whole.data.len() / 2]),
+            ("window-3-1.profile", &[]),
+            ("unrelated.txt", b"left alone"),
+        ] {
+            fs::write(directory.path().join(name), bytes).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let mut history = history();
+        let storage = Storage::open(directory.path(), &mut history).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(history.entries().len(), 0);
+        assert_eq!(storage.counters.corrupt.load(Ordering::Relaxed), 3);
+        assert!(directory.path().join("unrelated.txt").exists());
+        assert!(directory.path().join("window-1-1.corrupt").exists());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_counted_and_said() {
+        let file = tempfile::NamedTempFile::new().unwrap_or_else(|error| panic!("{error}"));
+        let mut storage =
+            Storage::open(&file.path().join("below"), &mut history()).unwrap_or_else(|error| panic!("{error}"));
+        let counters = Arc::clone(&storage.counters);
+        storage.write(1, &entry(10));
+        drop(storage);
+        assert!(counters.failed.load(Ordering::Relaxed) >= 2);
+        assert!(counters.last_error().is_some_and(|error| error.contains("below")));
+    }
+}

@@ -1,0 +1,109 @@
+//! Container indices: given to the kernel programs a few at a time, followed as cgroups take them, taken back when a cgroup
+//! is gone. In: the maps. Out: which index stands for which cgroup.
+//!
+//! The programs take the index that was given first. All of them given at once would all be used before any is used again,
+//! and each would keep the syscall rows of every cgroup it stood for. So most stay here, and those that come back go out
+//! first.
+
+use aya::maps::{HashMap, MapData, Queue};
+use profiler_ebpf::{CONTAINER_FIRST, map, settings::filter};
+
+use super::Kernel;
+
+/// Indices that lie ready for new cgroups between two looks.
+const READY: usize = 256;
+
+/// Who has which index.
+pub struct Indices {
+    /// Index by cgroup id.
+    given: HashMap<MapData, u64, u32>,
+    /// Indices that lie ready.
+    ready: Queue<MapData, u32>,
+    /// How many those are, or fewer: the programs put one back where two CPUs met the same cgroup at once.
+    ready_count: usize,
+    /// Indices kept here; the last goes out first.
+    spare: Vec<u32>,
+    /// Cgroup by index, as last seen.
+    seen: Vec<u64>,
+}
+
+impl Indices {
+    /// The indices that have to lie ready when the programs are attached to a host with this many cgroups.
+    pub fn first(containers: u32, cgroups: usize) -> std::ops::Range<u32> {
+        let ready = u32::try_from(READY.saturating_add(cgroups)).unwrap_or(u32::MAX);
+        CONTAINER_FIRST..containers.min(CONTAINER_FIRST.saturating_add(ready))
+    }
+
+    /// All indices below `containers`, of which [`Self::first`] lie ready.
+    pub fn new(given: HashMap<MapData, u64, u32>, ready: Queue<MapData, u32>, containers: u32, cgroups: usize) -> Self {
+        let first = Self::first(containers, cgroups);
+        Self {
+            given,
+            ready,
+            ready_count: first.len(),
+            spare: (first.end..containers).rev().collect(),
+            seen: vec![0; containers as usize],
+        }
+    }
+
+    /// Puts out as many as should lie ready.
+    pub fn supply(&mut self) {
+        while self.ready_count < READY
+            && let Some(index) = self.spare.pop()
+        {
+            if let Err(error) = self.ready.push(index, 0) {
+                tracing::warn!("no index can be given to new containers: {error}");
+                self.spare.push(index);
+                return;
+            }
+            self.ready_count += 1;
+        }
+    }
+}
+
+impl Kernel {
+    /// The (index, cgroup) pairs that came up since the last call.
+    pub fn new_containers(&mut self) -> Vec<(u32, u64)> {
+        let mut new = Vec::new();
+        for (index, seen) in self.indices.seen.iter_mut().enumerate().skip(CONTAINER_FIRST as usize) {
+            let cgroup = self.container_cgroups.read(index).unwrap_or(0);
+            if cgroup != 0 && cgroup != *seen {
+                *seen = cgroup;
+                self.indices.ready_count = self.indices.ready_count.saturating_sub(1);
+                new.push((index as u32, cgroup));
+            }
+        }
+        self.indices.supply();
+        new
+    }
+
+    /// Takes back the index of a cgroup that is gone and whose last accounts have been read. Nothing happens if it has none.
+    pub fn release_container(&mut self, cgroup: u64) -> Option<u32> {
+        let index = self.indices.given.get(&cgroup, 0).ok()?;
+        if let Err(error) = self.indices.given.remove(&cgroup) {
+            tracing::warn!("the index of a cgroup that is gone cannot be taken back: {error}");
+            return None;
+        }
+        self.container_cgroups.write(index as usize, 0);
+        self.container_filter.write(index as usize, filter::UNDECIDED);
+        if let Some(seen) = self.indices.seen.get_mut(index as usize) {
+            *seen = 0;
+        }
+        self.forget_waited_behind(index);
+        self.indices.spare.push(index);
+        Some(index)
+    }
+
+    /// Maps that may fill up: name, entries in use, capacity.
+    pub fn map_use(&self) -> Vec<(&'static str, u64, u64)> {
+        let containers = self.indices.seen.iter().filter(|cgroup| **cgroup != 0).count() as u64;
+        let most = u64::from(self.sizes.containers.saturating_sub(CONTAINER_FIRST));
+        let rows = self.control.read(0).map_or(0, |control| u64::from(control.next_syscall_row));
+        let (pairs, most_pairs) = self.waited_behind_use();
+        vec![
+            (map::CONTAINERS, containers, most),
+            (map::SYSCALLS, rows, u64::from(self.sizes.syscall_rows)),
+            (map::WAITED_BEHIND, pairs, most_pairs),
+        ]
+    }
+}

@@ -1,0 +1,243 @@
+//! The files in which runtimes leave the names of the code they made. In: a process. Out: `/tmp/perf-PID.map` as the
+//! process sees it, open, if it can be trusted to be the process's own.
+//!
+//! Such a file may appear long after the code was sampled (`jcmd PID Compiler.perfmap`) and may be replaced by another,
+//! so that a location holds a [`PerfMaps`]: whatever was found of its process by the time the name is asked for.
+//!
+//! `/tmp` is everybody's, and a container's is hostile: only a regular file counts, not reached through a link in the last
+//! component, owned by the process's own user or by root, and written after the process began (a file of an earlier
+//! process with the same id stays behind, since runtimes do not remove it).
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{FileType, OFlags, fstat};
+
+use super::module::{FileIdentity, open_in_root, reopen};
+use super::{Pid, monotonic_ns};
+
+/// Files kept of one process: agents may write anew under the same name.
+const FILES_MAX: usize = 4;
+
+/// Forks from one process to the next whose names are inherited.
+const ANCESTRY_MAX: u8 = 8;
+
+/// A file's time of change is that of the last timer tick.
+const CLOCK_TOLERANCE_NS: u64 = 1_000_000_000;
+
+/// One such file, open.
+#[derive(Debug)]
+pub struct PerfMapFile {
+    id: u32,
+    file: File,
+    identity: FileIdentity,
+}
+
+impl PerfMapFile {
+    /// Number of this file, unique in one run of the program.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// Every such file that was found of one process and of those it was forked from.
+#[derive(Debug, Default)]
+pub struct PerfMaps {
+    /// Oldest first.
+    found: Mutex<Vec<Arc<PerfMapFile>>>,
+    /// Code is inherited over fork.
+    inherited: Option<Arc<Self>>,
+    generation: u8,
+}
+
+impl PerfMaps {
+    /// Those of a process forked from one with these.
+    pub fn inherited(self: &Arc<Self>) -> Self {
+        let inherited = if self.generation < ANCESTRY_MAX { Some(self.clone()) } else { self.inherited.clone() };
+        let generation = (self.generation + 1).min(ANCESTRY_MAX);
+        Self { found: Mutex::default(), inherited, generation }
+    }
+
+    /// The files found so far: the process's own first, the newest of each process first.
+    pub fn files(&self) -> Vec<Arc<PerfMapFile>> {
+        let mut files: Vec<_> = self.own().iter().rev().cloned().collect();
+        if let Some(inherited) = &self.inherited {
+            files.extend(inherited.files());
+        }
+        files
+    }
+
+    /// Whether a file of the process itself was found.
+    pub fn has_own(&self) -> bool {
+        !self.own().is_empty()
+    }
+
+    /// Looks for the file of a living process; `next_id` counts files. Whether there is one that is new.
+    pub(super) fn look(&self, pid: Pid, start_ns: u64, next_id: &mut u32) -> Result<bool, PerfMapRefusal> {
+        let (file, identity) = open_perf_map(pid, start_ns)?;
+        let mut own = self.own();
+        if own.last().is_some_and(|newest| newest.identity == identity) {
+            return Ok(false);
+        }
+        if own.len() == FILES_MAX {
+            own.remove(0);
+        }
+        own.push(Arc::new(PerfMapFile { id: *next_id, file, identity }));
+        *next_id = next_id.wrapping_add(1);
+        Ok(true)
+    }
+
+    fn own(&self) -> std::sync::MutexGuard<'_, Vec<Arc<PerfMapFile>>> {
+        // The list is whole whatever happened to another holder.
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why there is no perf map of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PerfMapRefusal {
+    /// The process is gone, or may not be looked at.
+    #[error("the process is gone")]
+    ProcessGone,
+    /// There is no such file.
+    #[error("there is none")]
+    Missing,
+    /// What has its name is not a regular file.
+    #[error("it is no regular file")]
+    NotAFile,
+    /// It belongs to somebody else.
+    #[error("it is owned by user {0}, not by the process's user or root")]
+    ForeignOwner(u32),
+    /// It was last written before the process began.
+    #[error("it is older than the process: left behind by another with the same id")]
+    Stale,
+}
+
+/// The path of a process's perf map, as the process itself sees it; `None` if the process is gone.
+pub fn perf_map_path(pid: Pid) -> Option<String> {
+    Some(format!("/tmp/perf-{}.map", Status::read(pid)?.pid_in_namespace))
+}
+
+fn open_perf_map(pid: Pid, start_ns: u64) -> Result<(File, FileIdentity), PerfMapRefusal> {
+    let status = Status::read(pid).ok_or(PerfMapRefusal::ProcessGone)?;
+    let path = format!("/tmp/perf-{}.map", status.pid_in_namespace);
+    // Looked at before it is opened: opening a device or a FIFO may do something.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let there = open_in_root(pid, OsStr::new(&path), flags).ok_or(PerfMapRefusal::Missing)?;
+    let metadata = fstat(&there).map_err(|_| PerfMapRefusal::Missing)?;
+    if FileType::from_raw_mode(metadata.st_mode) != FileType::RegularFile {
+        return Err(PerfMapRefusal::NotAFile);
+    }
+    if metadata.st_uid != 0 && metadata.st_uid != status.user {
+        return Err(PerfMapRefusal::ForeignOwner(metadata.st_uid));
+    }
+    let file = File::from(reopen(&there).ok_or(PerfMapRefusal::Missing)?);
+    let written = file.metadata().map_err(|_| PerfMapRefusal::Missing)?;
+    let written_ns = written.mtime().max(0).cast_unsigned() * 1_000_000_000 + written.mtime_nsec().cast_unsigned();
+    if written_ns + CLOCK_TOLERANCE_NS < real_time_ns(start_ns) {
+        return Err(PerfMapRefusal::Stale);
+    }
+    let identity = FileIdentity::of(&there).ok_or(PerfMapRefusal::NotAFile)?;
+    Ok((file, identity))
+}
+
+/// A time of the monotonic clock by the clock of the file system.
+fn real_time_ns(at_ns: u64) -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let now_ns = now.tv_sec.max(0).cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned();
+    now_ns.saturating_sub(monotonic_ns().saturating_sub(at_ns))
+}
+
+/// What `/proc/PID/status` says.
+struct Status {
+    /// The process's id as it sees itself.
+    pid_in_namespace: u32,
+    /// Its effective user, by our ids.
+    user: u32,
+}
+
+impl Status {
+    fn read(Pid(pid): Pid) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+    }
+
+    fn parse(status: &str) -> Option<Self> {
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+        // Real, effective, saved and file-system user.
+        let user = field("Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        // From the outermost namespace to the process's own.
+        let pid_in_namespace = field("NSpid:")?.split_ascii_whitespace().last()?.parse().ok()?;
+        Some(Self { pid_in_namespace, user })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::testing::TestResult;
+
+    /// The perf map of this test's own process; tests run side by side, so that it is made and removed in one of them.
+    #[test]
+    fn only_a_fresh_regular_file_of_the_same_user_counts() -> TestResult {
+        let me = Pid(std::process::id());
+        let path = perf_map_path(me).ok_or("no path")?;
+        let (maps, mut next_id) = (Arc::new(PerfMaps::default()), 0);
+        let began = monotonic_ns();
+        assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::Missing));
+        fs::write(&path, "1000 10 one\n")?;
+        assert_eq!(maps.look(me, began, &mut next_id), Ok(true));
+        assert_eq!(maps.look(me, began, &mut next_id), Ok(false), "the same file");
+        let now = std::time::SystemTime::now();
+        let set_written = |at| File::options().write(true).open(&path)?.set_modified(at);
+        set_written(now - std::time::Duration::from_mins(1))?;
+        assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::Stale));
+        set_written(now)?;
+        let child = maps.inherited();
+        assert!(!child.has_own());
+        assert_eq!(child.files().iter().map(|file| file.id()).collect::<Vec<_>>(), [0], "code is inherited");
+        fs::rename(&path, format!("{path}.old"))?;
+        std::os::unix::fs::symlink(format!("{path}.old"), &path)?;
+        assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::NotAFile), "a link");
+        fs::remove_file(&path)?;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU)?;
+        assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::NotAFile), "a FIFO");
+        fs::remove_file(&path)?;
+        fs::write(&path, "1000 10 anew\n")?;
+        assert_eq!(maps.look(me, began, &mut next_id), Ok(true), "another file");
+        assert_eq!(maps.files().iter().map(|file| file.id()).collect::<Vec<_>>(), [1, 0]);
+        if std::os::unix::fs::chown(&path, Some(54321), None).is_ok() && rustix::process::geteuid().as_raw() != 54321 {
+            assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::ForeignOwner(54321)));
+        }
+        fs::remove_file(&path)?;
+        fs::remove_file(format!("{path}.old"))?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_long_line_of_forks_keeps_a_bounded_line_of_files() {
+        let mut maps = Arc::new(PerfMaps::default());
+        for _ in 0..1000 {
+            maps = Arc::new(maps.inherited());
+        }
+        let (mut length, mut next) = (0, maps.inherited.clone());
+        while let Some(ancestor) = next {
+            length += 1;
+            next = ancestor.inherited.clone();
+        }
+        assert!(length <= usize::from(ANCESTRY_MAX) + 1, "{length}");
+    }
+
+    #[test]
+    fn the_id_inside_the_namespace_and_the_effective_user_are_read() {
+        let status = Status::parse("Name:\tx\nUid:\t1\t2\t3\t4\nNSpid:\t4711\t12\t1\n");
+        assert!(status.is_some_and(|status| (status.pid_in_namespace, status.user) == (1, 2)));
+        assert!(Status::parse("Uid:\n").is_none());
+    }
+}

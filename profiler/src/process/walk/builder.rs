@@ -1,0 +1,167 @@
+//! The thread that builds tables. In: files. Out: their rows, or that they have none.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use profiler_ebpf::unwind::{Row, Rule};
+
+use super::tables;
+use crate::process::{
+    Module, parse_line,
+    unwind::{Limits, Refused, Table, build},
+};
+
+/// What to build a table of.
+#[derive(Debug, Clone)]
+pub enum Subject {
+    /// A mapped file.
+    Module(Arc<Module>),
+    /// The vDSO.
+    Vdso,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Built {
+    /// A table.
+    Table(Box<Table>),
+    /// The file says nothing of unwinding: its code is followed by frame pointers throughout.
+    Nothing,
+    /// The file cannot be read or understood.
+    Bad,
+}
+
+impl tables::Rows for Table {
+    fn first_page(&self) -> u32 {
+        self.first_page()
+    }
+
+    fn pages(&self) -> impl ExactSizeIterator<Item = &[Row]> {
+        self.pages()
+    }
+
+    fn rules(&self) -> &[Rule] {
+        self.rules()
+    }
+}
+
+/// Handle on the thread. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Builder {
+    subjects: Option<Sender<(u32, Subject)>>,
+    built: Receiver<(u32, Built)>,
+    thread: Option<JoinHandle<()>>,
+    under_way: usize,
+}
+
+impl Builder {
+    /// Starts the thread, which rings the bell for everything it has built.
+    pub fn spawn(bell: Arc<OwnedFd>) -> io::Result<Self> {
+        // Not bounded: there are at most as many subjects as tables.
+        let (subjects, asked) = unbounded::<(u32, Subject)>();
+        let (answers, built) = unbounded();
+        let thread = std::thread::Builder::new().name("unwind-tables".into()).spawn(move || {
+            hurry();
+            for (number, subject) in asked {
+                if answers.send((number, build_table(&subject))).is_err() {
+                    return;
+                }
+                // It fails only when the counter is full, and then the other thread is awake anyway.
+                rustix::io::write(&*bell, &1_u64.to_ne_bytes()).ok();
+            }
+        })?;
+        Ok(Self { subjects: Some(subjects), built, thread: Some(thread), under_way: 0 })
+    }
+
+    /// Asks for a table. False if the thread is gone.
+    pub fn ask(&mut self, number: u32, subject: Subject) -> bool {
+        let asked = self.subjects.as_ref().is_some_and(|subjects| subjects.send((number, subject)).is_ok());
+        self.under_way += usize::from(asked);
+        asked
+    }
+
+    /// One that has been built since.
+    pub fn take(&mut self) -> Option<(u32, Built)> {
+        let built = self.built.try_recv().ok()?;
+        self.under_way -= 1;
+        Some(built)
+    }
+
+    /// Tables asked for that are not taken yet.
+    pub fn under_way(&self) -> usize {
+        self.under_way
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        self.subjects = None;
+        // What is still asked for is built for nobody, and ends at the first answer.
+        self.built = crossbeam_channel::never();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// A stack that is sampled before its table is there is lost, so the thread goes before those at ordinary priority. It works for
+/// some milliseconds a new file.
+fn hurry() {
+    const NICE: libc::c_int = -10;
+    // SAFETY: takes no pointers; 0 is the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
+        tracing::debug!("unwind tables are built at normal priority: {}", io::Error::last_os_error());
+    }
+}
+
+fn build_table(subject: &Subject) -> Built {
+    let limits = Limits::default();
+    let (name, table) = match subject {
+        Subject::Module(module) => match module.file() {
+            Some(file) => (module.name(), build(file, &limits)),
+            None => return Built::Bad,
+        },
+        Subject::Vdso => match own_vdso() {
+            Some(image) => ("[vdso]", build(image.as_slice(), &limits)),
+            None => return Built::Nothing,
+        },
+    };
+    match table {
+        Ok(table) => Built::Table(Box::new(table)),
+        Err(Refused::NoUnwindInfo | Refused::NotElf) => Built::Nothing,
+        Err(refused) => {
+            tracing::debug!("no unwind table of {name}: {refused}");
+            Built::Bad
+        }
+    }
+}
+
+/// The vDSO is the same for all processes of this architecture: our own.
+fn own_vdso() -> Option<Vec<u8>> {
+    const LARGEST: u64 = 1 << 20;
+    let maps = std::fs::read("/proc/self/maps").ok()?;
+    let range = maps.split(|byte| *byte == b'\n').filter_map(parse_line).find(|line| line.name == "[vdso]")?;
+    let length = range.end - range.start;
+    if length > LARGEST {
+        return None;
+    }
+    let mut image = vec![0; length as usize];
+    File::open("/proc/self/mem").ok()?.read_exact_at(&mut image, range.start).ok()?;
+    Some(image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_vdso_is_an_elf_image() {
+        assert!(own_vdso().is_none_or(|image| image.starts_with(b"\x7fELF")));
+    }
+}

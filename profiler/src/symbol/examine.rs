@@ -1,0 +1,53 @@
+//! What a recording would find of a module's names. In: a module, or a perf map. Out: where names come from, and how many.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use super::Unresolved;
+use super::elf::ElfCopy;
+use super::perf_map::PerfMap;
+use super::user::{BinaryFile, DEBUG_ROOT, Origin, gather};
+use crate::process::{Module, PerfMapFile};
+
+/// What names a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Examined {
+    /// Where names come from.
+    pub origin: Origin,
+    /// Functions that have one.
+    pub functions: u64,
+    /// Whether there are lines as well.
+    pub lines: bool,
+    /// Whether there is a table to unwind by (`.eh_frame`).
+    pub unwind_table: bool,
+    /// Whether Go compiled it.
+    pub go: bool,
+    /// The build id in hexadecimal, by which packages with symbols are found; empty if there is none.
+    pub build_id: String,
+}
+
+/// Looks at a module as a recording would.
+pub fn examine(module: &Module) -> Result<Examined, Unresolved> {
+    let file = module.file().ok_or(Unresolved::NoFile)?;
+    let source = BinaryFile { file, path: module.path(), root: module.root() };
+    // Other people's data, as in a recording.
+    let gathered = catch_unwind(AssertUnwindSafe(|| gather(source, true, Path::new(DEBUG_ROOT))));
+    let (copies, origin) = gathered.unwrap_or(Err(Unresolved::ParserFailed))?;
+    let own = copies.first().ok_or(Unresolved::ParserFailed)?;
+    let all: u64 = copies.iter().map(ElfCopy::functions).sum();
+    Ok(Examined {
+        origin,
+        functions: if all == 0 { own.exported_functions() } else { all },
+        lines: copies.iter().any(ElfCopy::has_lines),
+        unwind_table: own.unwind_table().is_some_and(|table| table.size > 4),
+        go: own.go_table().is_some(),
+        build_id: own.build_id().iter().map(|byte| format!("{byte:02x}")).collect(),
+    })
+}
+
+/// Names in a perf map.
+pub fn names_in(file: &PerfMapFile) -> usize {
+    let mut map = PerfMap::default();
+    map.refresh(file.file());
+    map.len()
+}

@@ -1,0 +1,90 @@
+//! `memory_faults`: CPU spent in page faults, mmap/munmap/madvise and zeroing below one allocation path.
+//!
+//! **Rule.** Page faults and calls that change mappings, below one function, are at least
+//! [`LEAST_CORES`](super::finding::LEAST_CORES) and a tenth of the container's CPU time. Memory that is used again faults
+//! once; a steady share of faults means that it is returned and taken anew. Faults of starting programs do not count.
+//!
+//! **What a fix leaves.** Nothing of the faults. The allocator's own work below the same function goes with them.
+
+use super::calls::{claim, name_of};
+use super::finding::{Basis, Finding, LEAST_CORES, LEAST_SHARE};
+use super::group::{Lift, by_blame};
+use super::kind::Kind;
+use super::mark::Marks;
+use super::scene::{Area, Scene};
+use super::work::Work;
+
+const MAPPING: [&str; 6] = ["mmap", "munmap", "madvise", "mremap", "brk", "mprotect"];
+
+/// Finds them.
+pub fn find(scene: &mut Scene<'_>, place: usize) -> Vec<Finding> {
+    let here = &scene.places[place];
+    let floor_ns = (LEAST_CORES * scene.window_ns).max(LEAST_SHARE * here.cpu_ns());
+    let about_memory = |stack| {
+        scene.facts(stack).is_some_and(|facts| {
+            let mapping = facts.area == Area::Call && facts.call.is_some_and(|call| MAPPING.contains(&call));
+            let collector = facts.chain.is_empty() && facts.work == Some(Work::GarbageCollection);
+            (facts.area == Area::Fault || mapping)
+                && !facts.kernel_only
+                && !collector
+                && !facts.marks.any(Marks::STARTUP.with(Marks::DISK))
+        })
+    };
+    let rows: Vec<(usize, f64)> = here
+        .cpu
+        .iter()
+        .enumerate()
+        .filter(|(_, row)| about_memory(row.stack))
+        .map(|(at, row)| (at, row.left_ns))
+        .collect();
+    let mut findings = Vec::new();
+    for group in by_blame(scene, place, &rows, floor_ns, Lift::ToCallers) {
+        let here = &scene.places[place];
+        let allocator: Vec<(usize, f64)> = here
+            .cpu
+            .iter()
+            .enumerate()
+            .filter(|(_, row)| {
+                scene
+                    .facts(row.stack)
+                    .is_some_and(|facts| facts.area == Area::User && facts.work == Some(Work::Allocation))
+                    && scene.blame(row.process, row.stack) == Some(group.function)
+            })
+            .map(|(at, row)| (at, row.left_ns))
+            .collect();
+        let allocator_ns: f64 = allocator.iter().map(|row| row.1).sum();
+        let faults: f64 = group
+            .rows
+            .iter()
+            .filter(|(at, _)| scene.facts(here.cpu[*at].stack).is_some_and(|facts| facts.area == Area::Fault))
+            .map(|row| row.1)
+            .sum();
+        let mut evidence = vec![format!(
+            "{:.3} cores in page faults and {:.3} in mapping calls below it (on-CPU samples)",
+            faults / scene.window_ns,
+            (group.ns - faults) / scene.window_ns
+        )];
+        for stats in here.container.syscalls.iter().filter(|stats| MAPPING.contains(&stats.name.as_str())).take(2) {
+            let rate = stats.count as f64 / (scene.window_ns / 1e9);
+            evidence.push(format!("{}: {rate:.0} calls a second (syscall counters)", stats.name));
+        }
+        let function = name_of(scene, group.function);
+        claim(scene, place, &group.rows);
+        claim(scene, place, &allocator);
+        let claims_ns = group.ns + allocator_ns;
+        findings.push(Finding {
+            place,
+            kind: Kind::MemoryFaults,
+            blame: Some(group.function),
+            about: None,
+            stack: Some(group.stack),
+            claims_ns,
+            gain_ns: claims_ns,
+            title: format!("{function} faults in new memory again and again: {:.2} cores", claims_ns / scene.window_ns),
+            evidence,
+            remedy: None,
+            basis: Basis::CpuSamples(group.samples),
+        });
+    }
+    findings
+}
