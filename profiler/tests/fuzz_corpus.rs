@@ -4,6 +4,8 @@
 
 use std::path::Path;
 
+#[path = "../../fuzz/src/elf.rs"]
+mod elf;
 #[path = "../../fuzz/src/recording.rs"]
 mod recording;
 #[path = "../../fuzz/src/unwind_table.rs"]

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use profiler::process::unwind::{Identity, Limits, Refused, Source, Unsupported, build, build_vdso};
 use profiler_ebpf::unwind::Rule;
 
-#[path = "../../fuzz/src/unwind_table.rs"]
-mod unwind_table;
+#[path = "../../fuzz/src/elf.rs"]
+mod elf;
 
-use unwind_table::wrapped;
+use elf::wrapped;
 
 /// Counts what is allocated.
 struct Counting;
@@ -44,6 +44,11 @@ static ALLOCATOR: Counting = Counting;
 /// No test here holds more than this of its own; what builders take stays below 64 MiB each.
 const MOST_BYTES: usize = 512 << 20;
 
+/// A number that no file is large enough for.
+const HUGE: [u8; 8] = u64::MAX.to_le_bytes();
+/// Bytes of a file that is mostly a hole.
+const LENGTH: u64 = 1 << 40;
+
 fn attempt<S: Source + ?Sized>(source: &S) -> Result<usize, &'static str> {
     let result = build(source, &Limits::default()).map(|table| table.rows().len()).map_err(|refused| refused.as_str());
     assert!(PEAK.load(Ordering::Relaxed) < MOST_BYTES, "{} bytes at once", PEAK.load(Ordering::Relaxed));
@@ -72,7 +77,7 @@ fn fde(at: usize, cie: usize, start: u64, length: u64, instructions: &[u8]) -> V
 }
 
 fn record(mut contents: Vec<u8>) -> Vec<u8> {
-    while contents.len() % 4 != 0 {
+    while !contents.len().is_multiple_of(4) {
         contents.push(0);
     }
     let mut record = (contents.len() as u32).to_le_bytes().to_vec();
@@ -117,7 +122,7 @@ fn a_file_cut_off_anywhere_is_refused_or_read_as_far_as_it_goes() {
     }
     // A real one, with sections that lie beyond the cut.
     let real = std::fs::read("/proc/self/exe").unwrap();
-    for length in (0..real.len()).step_by(real.len() / 200) {
+    for length in (0..real.len()).step_by(real.len() / 40) {
         let result = attempt(&real[..length]);
         assert!(result.is_ok() || result.is_err_and(|reason| Refused::NAMES.contains(&reason)));
     }
@@ -131,7 +136,6 @@ fn headers_that_promise_the_impossible_are_refused() {
         put(&mut file, at, bytes);
         attempt(&file[..])
     };
-    const HUGE: [u8; 8] = u64::MAX.to_le_bytes();
     assert_eq!(with(0, b"\x7fELG"), Err("not_elf"));
     assert_eq!(with(4, &[1]), Err("other_machine"), "32 bits");
     assert_eq!(with(18, &[183]), Err("other_machine"), "another processor");
@@ -172,7 +176,6 @@ fn what_is_not_a_file_is_refused() {
 fn a_sparse_file_of_a_tebibyte_costs_nothing() {
     let mut file = tempfile::tempfile().unwrap();
     let mut bytes = eh_frame(&section(&[(0x1000, 0x20, b"")]));
-    const LENGTH: u64 = 1 << 40;
     put(&mut bytes, 64 + 32, &LENGTH.to_le_bytes());
     file.write_all(&bytes).unwrap();
     file.set_len(LENGTH).unwrap();
@@ -238,7 +241,7 @@ fn states_remembered_without_end_are_cut_off() {
 fn enormous_runs_of_instructions_are_cut_off() {
     // Many CIEs, each a run of its own, each needed by functions that take turns, so that keeping them does not help.
     const CIES: usize = 6000;
-    let run = cie(&vec![0x0a_u8, 0x0b].repeat(800));
+    let run = cie(&[0x0a, 0x0b].repeat(800));
     let mut section = Vec::new();
     for _ in 0..CIES {
         section.extend(&run);

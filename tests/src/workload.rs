@@ -89,6 +89,24 @@ pub fn compile_chain(directory: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Compiles `examples/c/deep.c` into `directory`: a workload without frame pointers. With `library`, as a library that has the
+/// function `deep_main`.
+pub fn compile_deep(directory: &Path, library: bool) -> Result<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/c/deep.c");
+    let program = directory.join(if library { "libdeep.so" } else { "deep" });
+    let kind: &[&str] = if library { &["-shared", "-fPIC", "-Dmain=deep_main"] } else { &[] };
+    let status = Command::new("cc")
+        .args(["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"])
+        .args(kind)
+        .arg("-o")
+        .arg(&program)
+        .arg(&source)
+        .status()
+        .context("cannot run cc")?;
+    ensure!(status.success(), "cc cannot compile {}", source.display());
+    Ok(program)
+}
+
 impl Workload {
     /// Starts a workload of `examples` on the host itself and waits until it is ready.
     pub fn start(name: &str, arguments: &[&str]) -> Result<Self> {

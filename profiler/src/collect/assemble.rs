@@ -291,7 +291,7 @@ impl Collection {
     ) -> Result<Vec<NamedStack>, CollectError> {
         const BATCH: usize = 4096;
         let mut named = Vec::with_capacity(stacks.len());
-        let nobody = RawStack { kernel: Vec::new(), user: Err(None), broken: false };
+        let nobody = RawStack { kernel: Vec::new(), user: Err(None), broken: false, stop: Stop::NotWalked };
         let stacks: Vec<&RawStack> = stacks
             .iter()
             .enumerate()

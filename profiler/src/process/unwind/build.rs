@@ -81,7 +81,7 @@ fn build_image<S: Source + ?Sized>(source: &S, image: &Image, limits: &Limits) -
     while let Some(function) = functions.next() {
         match function.origin {
             Origin::EhFrame(entry) => {
-                writer.function(eh_frame.as_mut().map(|(section, _)| section), function.range, entry)?
+                writer.function(eh_frame.as_mut().map(|(section, _)| section), function.range, entry)?;
             }
             Origin::DebugFrame(entry) => writer.function(debug_frame.as_mut(), function.range, entry)?,
             Origin::Known(rule) => writer.known(function.range, rule)?,

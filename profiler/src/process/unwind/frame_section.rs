@@ -127,12 +127,11 @@ impl<'d, K: Kind<'d>> FrameSection<'d, K> {
         let Some(fde) = self.function(entry as usize) else { return Ok(()) };
         let key = fde.cie().offset();
         let Some(cie) = self.cies.get_mut(&key) else { return Ok(()) };
-        let initial = match cie.initial {
-            Some(state) => state,
-            None => {
-                let instructions = cie.entry.instructions(&self.kind, &self.bases);
-                *cie.initial.insert(interpreter.initial_state(&cie.entry, instructions, &self.kind)?)
-            }
+        let initial = if let Some(state) = cie.initial {
+            state
+        } else {
+            let instructions = cie.entry.instructions(&self.kind, &self.bases);
+            *cie.initial.insert(interpreter.initial_state(&cie.entry, instructions, &self.kind)?)
         };
         let instructions = fde.instructions(&self.kind, &self.bases);
         interpreter.run(&fde, initial, instructions, &self.kind, row)
