@@ -206,16 +206,16 @@ mod tests {
     use crate::profile::testing;
 
     #[test]
-    fn the_picture_shows_every_container_in_the_order_asked_for() {
-        let Ok(mut terminal) = Terminal::new(TestBackend::new(130, 12));
+    fn the_picture_shows_every_container_in_the_order_asked_for() -> Result<(), Box<dyn std::error::Error>> {
+        let mut terminal = Terminal::new(TestBackend::new(130, 12))?;
         let profile = testing::profile();
         for (sort, first) in [(Sort::Cpu, "shop/web"), (Sort::Blocked, "docker.service"), (Sort::Syscalls, "shop/web")]
         {
-            let drawn = terminal.draw(|frame| draw(frame, &profile, sort));
-            let Ok(drawn) = drawn;
+            let drawn = terminal.draw(|frame| draw(frame, &profile, sort))?;
             let line = |y: u16| -> String { (0..130).map(|x| drawn.buffer[(x, y)].symbol()).collect() };
             assert!(line(0).contains("node-1") && line(1).contains("throttled"), "{}{}", line(0), line(1));
             assert!(line(2).starts_with(first), "{sort:?}: {}", line(2));
         }
+        Ok(())
     }
 }

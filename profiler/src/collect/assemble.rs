@@ -361,8 +361,8 @@ impl Collection {
             *sums.entry((ContainerIndex(place as u32), process, thread, stack.id)).or_default() += count;
         }
         let samples = &mut profile.coverage.cpu_samples;
-        // The events' own counts are read a moment before the last samples are: those belong to this window.
-        samples.expected = samples.kept + samples.idle + samples.filtered + samples.lost_total();
+        // The events' own counts are read a moment before the last samples are: those in between are known to be due, too.
+        samples.expected = samples.expected.max(samples.kept + samples.idle + samples.filtered + samples.lost_total());
         profile.on_cpu = sums
             .into_iter()
             .map(|((container, process, thread, stack), count)| OnCpuSample {
