@@ -335,7 +335,12 @@ impl Collection {
         let mut sums: BTreeMap<(ContainerIndex, ProcessIndex, TextId, StackId), u64> = BTreeMap::new();
         let on_cpu = std::mem::take(&mut self.on_cpu);
         let (written, read) = (counted(&self.windows, Counter::SamplesKept), on_cpu.values().sum::<u64>());
-        add_loss(&mut profile.coverage.cpu_samples.lost, "unread", self.samples.add(written, read));
+        let unread = self.samples.add(written, read);
+        let samples = &mut profile.coverage.cpu_samples;
+        add_loss(&mut samples.lost, "unread", unread);
+        // The last samples are read a moment after the events' own counts are: what is read ahead is due here, and not in the
+        // window that it was written in.
+        samples.expected = (samples.expected + read + unread).saturating_sub(written);
         for ((owner, stack), count) in on_cpu {
             let Some(place) = containers.by_index.get(&owner.0).copied() else {
                 // Taken before its container had a name, and not wanted.
@@ -360,9 +365,6 @@ impl Collection {
             let (process, thread) = owners.of(&owner, table);
             *sums.entry((ContainerIndex(place as u32), process, thread, stack.id)).or_default() += count;
         }
-        let samples = &mut profile.coverage.cpu_samples;
-        // The events' own counts are read a moment before the last samples are: those in between are known to be due, too.
-        samples.expected = samples.expected.max(samples.kept + samples.idle + samples.filtered + samples.lost_total());
         profile.on_cpu = sums
             .into_iter()
             .map(|((container, process, thread, stack), count)| OnCpuSample {
