@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::program;
 
 /// How long anything may take: naming a busy host's first window takes seconds.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A running daemon. Killed when dropped.
 pub struct Daemon {
@@ -57,13 +57,10 @@ impl Daemon {
         let stderr = child.stderr.take().context("a daemon without standard error")?;
         let log = Arc::new(Mutex::new(String::new()));
         let serving = follow(stderr, Arc::clone(&log));
-        match serving.recv_timeout(PATIENCE) {
-            Ok(address) => Ok(Self { child, address, log }),
-            Err(_) => {
-                drop(child.kill());
-                drop(child.wait());
-                bail!("the daemon does not serve:\n{}", log.lock().unwrap_or_else(PoisonError::into_inner))
-            }
+        if let Ok(address) = serving.recv_timeout(PATIENCE) { Ok(Self { child, address, log }) } else {
+            drop(child.kill());
+            drop(child.wait());
+            bail!("the daemon does not serve:\n{}", log.lock().unwrap_or_else(PoisonError::into_inner))
         }
     }
 

@@ -64,11 +64,11 @@ fn samples_of_processes_that_live_five_milliseconds_are_named() -> Result<()> {
 }
 
 /// A program that copies of are made, run for some milliseconds, and removed.
-const BRIEF: &str = r#"
+const BRIEF: &str = r"
 #include <time.h>
 volatile long sink;
 __attribute__((noinline)) void brief_work(void) { for (long i = 0; i < 4000000; i++) sink += i; }
-int main(void) { brief_work(); return 0; }"#;
+int main(void) { brief_work(); return 0; }";
 
 #[test]
 fn samples_of_binaries_that_are_removed_at_once_are_named() -> Result<()> {
@@ -97,11 +97,11 @@ int main(int count, char **arguments) {
     return 0;
 }"#;
 
-const LATE: &str = r#"
+const LATE: &str = r"
 #include <time.h>
 volatile long sink;
 void NAME(void) { time_t end = time(0) + 2; while (time(0) < end) for (long i = 0; i < 20000000; i++) sink += i; }
-"#;
+";
 
 #[test]
 fn a_library_opened_after_five_seconds_and_an_exec_from_a_shell_are_named() -> Result<()> {

@@ -17,7 +17,7 @@ use crate::{
 const WINDOWS_AFTER_REMOVAL: u32 = 2;
 
 /// How long what is known of a container or process is kept after its end: long enough for its last records.
-const KEEP_DEAD: Duration = Duration::from_secs(60);
+const KEEP_DEAD: Duration = Duration::from_mins(1);
 
 /// Windows between two looks for dead processes and for cgroups whose end no event told of.
 const TIDY_EVERY: u64 = 6;

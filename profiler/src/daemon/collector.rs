@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Pause before a failed collection is begun anew: doubled each time, up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// Different warnings that are said, each once.
 const MOST_WARNINGS: usize = 1000;

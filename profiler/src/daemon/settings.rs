@@ -285,7 +285,7 @@ pub fn parse(text: &str) -> Result<Layer, String> {
 fn settle(above: &Layer, below: Layer) -> Result<Settings, SettingsError> {
     let (collect, under) = (&above.collect, below.collect);
     let window = pick(above.window, below.window).map_or(Duration::from_secs(10), |window| window.0);
-    bounded("window", window, Duration::from_secs(1), Duration::from_secs(60))?;
+    bounded("window", window, Duration::from_secs(1), Duration::from_mins(1))?;
     let threshold = pick(collect.offcpu_threshold, under.offcpu_threshold)
         .map_or(Duration::from_millis(1), |threshold| threshold.0);
     bounded("collect.offcpu_threshold", threshold, Duration::from_nanos(1), Duration::from_secs(4))?;
@@ -314,10 +314,10 @@ fn settle(above: &Layer, below: Layer) -> Result<Settings, SettingsError> {
     };
     settings.options(None)?;
     let retention =
-        pick(above.history.retention, below.history.retention).map_or(Duration::from_secs(3600), |kept| kept.0);
-    bounded("history.retention", retention, window, Duration::from_secs(31 * 86_400))?;
+        pick(above.history.retention, below.history.retention).map_or(Duration::from_hours(1), |kept| kept.0);
+    bounded("history.retention", retention, window, Duration::from_hours(744))?;
     let max_bytes = pick(above.history.max_bytes, below.history.max_bytes).map_or(64 << 20, |bytes| bytes.0);
-    let linger = pick(above.metrics.linger, below.metrics.linger).map_or(Duration::from_secs(60), |linger| linger.0);
+    let linger = pick(above.metrics.linger, below.metrics.linger).map_or(Duration::from_mins(1), |linger| linger.0);
     let max_series = pick(above.metrics.max_series, below.metrics.max_series).unwrap_or(20_000) as usize;
     let address = above.web.listen_address.clone().or(below.web.listen_address);
     Ok(Settings {
@@ -416,8 +416,8 @@ mod tests {
         assert_eq!(settings.listen_address.to_string(), "127.0.0.1:9590");
         assert_eq!(settings.window, Duration::from_secs(10));
         assert_eq!(settings.history.max_bytes, 64 << 20);
-        assert_eq!(settings.history.retention, Duration::from_secs(3600));
-        assert_eq!(settings.metrics.linger, Duration::from_secs(60));
+        assert_eq!(settings.history.retention, Duration::from_hours(1));
+        assert_eq!(settings.metrics.linger, Duration::from_mins(1));
         assert_eq!(settings.metrics.max_series, 20_000);
         assert!(settings.collect.cpu && settings.collect.offcpu && settings.collect.syscalls);
     }

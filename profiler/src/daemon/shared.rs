@@ -22,7 +22,7 @@ use super::{
 
 /// How long the collection may make no progress before the daemon calls itself ill: naming the first window of a large host
 /// takes seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What is shared.
 pub struct Shared {

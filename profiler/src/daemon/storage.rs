@@ -229,7 +229,7 @@ mod tests {
     use crate::{daemon::settings::HistorySettings, profile::testing};
 
     fn history() -> History {
-        History::new(HistorySettings { retention: Duration::from_secs(3600), max_bytes: 1 << 30, path: None })
+        History::new(HistorySettings { retention: Duration::from_hours(1), max_bytes: 1 << 30, path: None })
     }
 
     fn entry(seconds_ago: u64) -> Entry {
@@ -251,7 +251,7 @@ mod tests {
         let storage = Storage::open(directory.path(), &mut again).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(again.entries().len(), 2);
         assert_eq!(storage.counters.loaded.load(Ordering::Relaxed), 2);
-        assert_eq!(fs::read_dir(directory.path()).map(Iterator::count).unwrap_or(0), 2, "the old one is gone");
+        assert_eq!(fs::read_dir(directory.path()).map_or(0, Iterator::count), 2, "the old one is gone");
     }
 
     #[test]

@@ -43,7 +43,7 @@ fn sum_of(samples: &BTreeMap<String, f64>, family: &str) -> f64 {
     samples.iter().filter(|(name, _)| name.starts_with(&format!("{family} "))).map(|(_, value)| value).sum()
 }
 
-const LINGER: Duration = Duration::from_secs(60);
+const LINGER: Duration = Duration::from_mins(1);
 
 #[test]
 fn windows_add_up_exactly() {
