@@ -93,11 +93,6 @@ impl UnwindMaps {
         self.segments.len() as u32
     }
 
-    /// Memory of all the maps that the kernel takes at once or as needed, in bytes, without the processes.
-    pub fn bytes(&self) -> u64 {
-        (self.segments.len() * SEGMENT_BYTES + TABLES as usize * size_of::<TableEntry>() + RULES * 8) as u64
-    }
-
     /// Stores words from a place on. What runs over the end of the segment is left out.
     pub fn write(&self, place: u32, words: impl IntoIterator<Item = u32>) {
         let Some(base) = self.segments.get((place >> PLACE_BITS) as usize).and_then(|segment| segment.at(0)) else {

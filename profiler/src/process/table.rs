@@ -476,9 +476,14 @@ impl ProcessTable {
         self.unwinder.as_ref().is_some_and(Unwinder::is_building)
     }
 
-    /// What the unwinder did, and the memory of everything that it takes in bytes, if there is one.
-    pub fn unwinder_counters(&self) -> Option<(UnwinderCounters, u64)> {
-        self.unwinder.as_ref().map(|unwinder| (unwinder.counters(), unwinder.bytes()))
+    /// What the unwinder did since the last call, if there is one.
+    pub fn take_unwinder_counters(&mut self) -> Option<UnwinderCounters> {
+        self.unwinder.as_mut().map(Unwinder::take_counters)
+    }
+
+    /// Memory that the unwinder took as it was needed, in bytes.
+    pub fn unwinder_bytes(&self) -> u64 {
+        self.unwinder.as_ref().map_or(0, Unwinder::bytes)
     }
 
     /// Walks the stack of a thread that sleeps: by tables, or by frame pointers where there is no unwinder.

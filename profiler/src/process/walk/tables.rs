@@ -239,18 +239,6 @@ impl Tables {
         extents
     }
 
-    /// How many tables have come how far: (ready, without room, bad).
-    pub fn census(&self) -> (usize, usize, usize) {
-        let count = |wanted: fn(&Progress) -> bool| {
-            self.tables.iter().skip(FIRST as usize).filter(|table| wanted(&table.progress)).count()
-        };
-        (
-            count(|progress| *progress == Progress::Ready),
-            count(|progress| matches!(progress, Progress::NoRoom(_))),
-            count(|progress| *progress == Progress::Bad),
-        )
-    }
-
     /// Rows laid out so far, those since put out included.
     pub fn rows(&self) -> u64 {
         self.rows
