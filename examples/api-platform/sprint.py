@@ -9,10 +9,9 @@ Ends with 0 when done, 3 when a criterion is not met, 1 when something failed.""
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
-import threading
-import time
 import urllib.request
 
 import yaml
@@ -22,17 +21,20 @@ from load import JMeter, Locust, edge_hits, redis_hits
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-TARGET = os.path.join(ROOT, os.environ.get("CARGO_TARGET_DIR", "target"))
+TARGET = os.path.join(ROOT, os.environ.get("CARGO_TARGET_DIR") or "target")
 RELEASE = f"{TARGET}/release"
 WORK = f"{TARGET}/api-platform/work"
 PROFILER = os.environ.get("PROFILER_BIN", f"{RELEASE}/profiler")
 REDIS = range(7601, 7607)
-ROUNDS = [
-    ("as-it-was", [], "what sprint 12 found"),
-    ("rank-once", ["--rank-once"], "offers are ranked once a product, not once a request"),
-    ("own-clients", ["--rank-once", "--own-clients"], "each connection has its own client of the cache, no lock"),
-    ("ask-together", ["--rank-once", "--own-clients", "--ask-together"], "one question to each master, not one an offer"),
-]
+# What can be changed, and which target asks for it.
+FIXES = {
+    "--own-clients": ("each connection has its own client of the cache, no lock",
+                      lambda target: target["kind"] == "lock_contention"),
+    "--rank-once": ("offers are ranked once a product, not once a request",
+                    lambda target: "rank_offers" in str(target["blame"]) or target["kind"] in ("cpu_hotspot", "cpu_oversubscribed")),
+    "--ask-together": ("one question to each master, not one an offer",
+                       lambda target: target["kind"] in ("network_wait", "small_io", "syscall_storm", "kernel_overhead")),
+}
 
 
 class Platform:
@@ -67,7 +69,7 @@ class Platform:
 
     def warm(self):
         """Fills the cache, as it is on a day like any other."""
-        self.start_api(ROUNDS[-1][1])
+        self.start_api(list(FIXES))
         for product in range(500):
             with urllib.request.urlopen(f"http://127.0.0.1:8600/api/v1/products/{product}", timeout=10) as answer:
                 answer.read()
@@ -85,14 +87,41 @@ class Platform:
         return hits, hits + misses
 
 
-def profile(docker, name, seconds):
-    """Records the API; returns the recording's path and its report."""
-    recording = f"{WORK}/{name}.profile"
-    call(PROFILER, "record", "--duration", f"{seconds}s", "--container", "api", "--runtime-socket",
-         f"unix://{docker.socket}", "--output", recording)
-    report = json.loads(call(PROFILER, "report", "--format", "json", recording))
-    call(PROFILER, "flamegraph", "--kind", "wall", "--output", f"{WORK}/{name}.svg", recording)
-    return recording, report
+def next_fix(targets, done):
+    """The change that the highest-ranked target asks for which one of ours serves; and why."""
+    left = [flag for flag in FIXES if flag not in done]
+    for target in targets:
+        for flag in left:
+            if FIXES[flag][1](target):
+                return flag, f"target {target['rank']}, {target['kind']}, asks for it"
+    return left[0], "no target asks for any of the changes left"
+
+
+class Recording:
+    """A recording of the API that begins before the load does and lasts as long: a busy host attaches late."""
+
+    def __init__(self, docker, name, seconds):
+        # By id, since a busy runtime may be slow to tell names.
+        self.number = docker("inspect", "--format", "{{.Id}}", "api")[:12]
+        self.path, self.picture = f"{WORK}/{name}.profile", f"{WORK}/{name}.svg"
+        self.recorder = subprocess.Popen(
+            ["nice", "-n", "-10", PROFILER, "record", "--duration", f"{seconds}s", "--container", self.number,
+             "--runtime-socket", f"unix://{docker.socket}", "--output", self.path], stderr=subprocess.PIPE, text=True)
+        said = []
+        for line in self.recorder.stderr:
+            said.append(line)
+            if line.startswith("recording"):
+                return
+        raise RuntimeError(f"the profiler did not begin to record: {''.join(said).strip()}")
+
+    def finish(self):
+        """The report, and the names that the API has in it."""
+        said = self.recorder.communicate()[1]
+        if self.recorder.returncode:
+            raise RuntimeError(f"the profiler ended with {self.recorder.returncode}: {said.strip()}")
+        report = json.loads(call(PROFILER, "report", "--format", "json", self.path))
+        call(PROFILER, "flamegraph", "--kind", "wall", "--output", self.picture, self.path)
+        return report, ("api", self.number)
 
 
 def verdict(before, after, work_before, work_after):
@@ -102,10 +131,10 @@ def verdict(before, after, work_before, work_after):
     return done.stdout.strip() if done.returncode in (0, 3) else f"no verdict: {done.stderr.strip().splitlines()[:1]}"
 
 
-def describe(report):
-    targets = [target for target in report.get("targets", []) if target["container"] == "api"]
+def describe(report, names):
+    targets = [target for target in report.get("targets", []) if target["container"] in names]
     lines = [f"    {target['rank']}. {target['kind']}: {target['title']}" for target in targets[:3]]
-    ledger = next((entry["ledger"] for entry in report["containers"] if entry["name"] == "api"), {})
+    ledger = next((entry["ledger"] for entry in report["containers"] if entry["name"] in names), {})
     waits = {part: round(value, 2) for part, value in ledger.items() if part != "thread_s" and value > 0.05}
     return targets, lines or ["    no target is ranked"], waits
 
@@ -115,32 +144,19 @@ class Sprint:
         self.options = options
         self.locust, self.jmeter = Locust(WORK, HERE), JMeter(WORK, HERE)
 
-    def round(self, platform, number, before=None):
-        name, flags, what = ROUNDS[number]
+    def round(self, platform, flags, why, before=None):
+        name = flags[-1].removeprefix("--") if flags else "as-it-was"
         docker, seconds = platform.docker, self.options.seconds
         platform.start_api(flags)
-        found = {}
-
-        def record():
-            # Once everybody has arrived, and until shortly before they leave.
-            time.sleep(3)
-            try:
-                found["recording"], found["report"] = profile(docker, name, max(3, seconds - 6))
-            except (RuntimeError, ValueError) as error:
-                found["error"] = error
-
-        recorder = threading.Thread(target=record)
+        recording = Recording(docker, name, seconds + 4)
         cpu = docker.cpu_seconds("api")
-        recorder.start()
         figures = self.locust.run(docker, name, self.options.users, seconds)
-        recorder.join()
-        if "error" in found:
-            raise RuntimeError(f"round {number}: {found['error']}")
         figures["cpu_ms"] = (docker.cpu_seconds("api") - cpu) * 1000 / max(1, figures["requests"])
+        report, names = recording.finish()
         docker.remove("api")
-        targets, lines, waits = describe(found["report"])
-        figures |= {"name": name, "recording": found["recording"], "targets": targets, "ledger": waits}
-        print(f"\nround {number}: {name} ({what})\n  {figures['requests']} requests, {figures['rate']:.0f} a second, "
+        targets, lines, waits = describe(report, names)
+        figures |= {"name": name, "recording": recording.path, "targets": targets, "ledger": waits}
+        print(f"\nround {len(flags)}: {name} ({why})\n  {figures['requests']} requests, {figures['rate']:.0f} a second, "
               f"p50 {figures['p50']:.0f} ms, p95 {figures['p95']:.0f} ms, {figures['cpu_ms']:.2f} ms CPU a request")
         print(f"  ledger of the API: {waits}\n  the profiler says:", *lines, sep="\n" if lines else "")
         if before:
@@ -149,15 +165,24 @@ class Sprint:
         sys.stdout.flush()
         return figures
 
-    def rounds(self, platform, numbers):
-        done = []
-        for number in numbers:
-            done.append(self.round(platform, number, done[-1] if done else None))
-        return done
+    def rounds(self, platform):
+        """As it was, and then one change after the other, each the one that the profiler asks for first."""
+        flags, why, done = [], "what sprint 12 found", []
+        while True:
+            done.append(self.round(platform, flags, why, done[-1] if done else None))
+            if len(flags) == len(FIXES):
+                return done
+            flag, reason = next_fix(done[-1]["targets"], flags)
+            flags, why = [*flags, flag], f"{FIXES[flag][0]}; {reason}"
+
+    def ends(self, platform):
+        """The first round and the last."""
+        first = self.round(platform, [], "what sprint 12 found")
+        return [first, self.round(platform, list(FIXES), "everything changed", first)]
 
     def integration(self, platform):
         self.jmeter.prepare()
-        platform.start_api(ROUNDS[-1][1])
+        platform.start_api(list(FIXES))
         figures = self.jmeter.run(platform.docker, "integration", threads=8, loops=20 if self.options.quick else 200)
         platform.docker.remove("api")
         rate = 100 * (1 - figures["failures"] / max(1, figures["requests"]))
@@ -215,8 +240,7 @@ def run(options):
         if options.what == "integration":
             return sprint.integration(platform) > criteria()["success_percent_above"]
         sprint.locust.prepare()
-        last = len(ROUNDS) - 1
-        done = sprint.rounds(platform, range(len(ROUNDS)) if options.what == "rounds" else [0, last])
+        done = sprint.rounds(platform) if options.what == "rounds" else sprint.ends(platform)
         success = sprint.integration(platform)
         rows = acceptance(platform, done[0], done[-1], success)
     with open(f"{WORK}/figures.json", "w") as figures:
@@ -237,6 +261,8 @@ def main():
     for path in (PROFILER, f"{RELEASE}/api-service"):
         if not os.path.exists(path):
             sys.exit(f"sprint.py: {path} is missing: run `make build` beside it")
+    # Told to end, the containers are ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         met = run(options)
     except (RuntimeError, OSError) as error:

@@ -1,13 +1,14 @@
 //! Per-container on-CPU, off-CPU and syscall profiles of a Linux host, measured with eBPF.
 //!
 //! Data goes one way through the rooms: [`kernel`] drains raw windows; [`process`], [`symbol`] and [`container`] give
-//! them names; [`collect`] runs a collection and fills a [`profile`]; [`target`] analyses it; [`output`] writes it;
-//! [`daemon`] keeps and serves it; [`cli`] is the thin front. No room reaches back.
+//! them names; [`collect`] runs a collection and fills a [`profile`]; [`target`] analyses it; [`diff`] compares two;
+//! [`output`] writes it; [`daemon`] keeps and serves it; [`cli`] is the thin front. No room reaches back.
 
 pub mod cli;
 pub mod collect;
 pub mod container;
 pub mod daemon;
+pub mod diff;
 pub mod kernel;
 pub mod output;
 pub mod process;

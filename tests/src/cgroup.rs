@@ -91,7 +91,16 @@ impl Cgroup {
 
     /// Sets its share of the CPU beside its siblings; 1024 is what everybody has.
     pub fn set_weight(&self, shares: u64) -> Result<()> {
-        for directory in &self.directories {
+        self.weigh(|directory| Some(directory), shares)
+    }
+
+    /// Sets the share of all containers together beside what else runs on this host.
+    pub fn set_weight_of_all(&self, shares: u64) -> Result<()> {
+        self.weigh(Path::parent, shares)
+    }
+
+    fn weigh(&self, of: impl Fn(&Path) -> Option<&Path>, shares: u64) -> Result<()> {
+        for directory in self.directories.iter().filter_map(|directory| of(directory)) {
             if directory.join("cpu.shares").exists() {
                 return write(&directory.join("cpu.shares"), &shares.to_string());
             }

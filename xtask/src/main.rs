@@ -4,12 +4,15 @@ mod bench;
 mod build;
 mod coverage;
 mod demo;
+mod deploy;
 mod examples;
 mod object;
+mod page;
 mod setup;
 mod step;
 mod test;
 mod toolchain;
+mod validators;
 mod vm;
 mod workspace;
 
@@ -28,6 +31,8 @@ enum Xtask {
     Vm(vm::Vm),
     Coverage(coverage::Coverage),
     Bench(bench::Bench),
+    DeployCheck(deploy::DeployCheck),
+    PageTest(page::PageTest),
     Examples(examples::Examples),
 }
 
@@ -40,6 +45,8 @@ fn main() -> ExitCode {
         Xtask::Vm(command) => command.run(),
         Xtask::Coverage(command) => command.run(),
         Xtask::Bench(command) => command.run(),
+        Xtask::DeployCheck(command) => command.run(),
+        Xtask::PageTest(command) => command.run(),
         Xtask::Examples(command) => command.run(),
     };
     match outcome {

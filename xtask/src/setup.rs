@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::step::{Step, say};
+use crate::validators;
 use crate::workspace;
 
 /// A group of things that are installed together, and what for.
@@ -47,6 +48,9 @@ pub const EXAMPLES: Group = Group {
 };
 /// What reads coverage counters.
 pub const COVERAGE: Group = Group { name: "coverage", packages: &["llvm-22"] };
+/// What the validators are not themselves: the interpreter, promtool, and the browser with its driver.
+pub const VALIDATORS: Group =
+    Group { name: "validators", packages: &["python3-venv", "prometheus", "chromium", "chromium-driver"] };
 
 const BPF_LINKER: &str = "0.13.0";
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
@@ -70,6 +74,9 @@ pub struct Setup {
     /// The tools that `cargo xtask bench` compares with.
     #[arg(long)]
     bench: bool,
+    /// What checks deploy/ and drives the browser.
+    #[arg(long)]
+    validators: bool,
     /// The languages and servers of examples/.
     #[arg(long)]
     examples: bool,
@@ -81,8 +88,14 @@ pub struct Setup {
 impl Setup {
     /// Runs the command.
     pub fn run(&self) -> Result<()> {
-        let all =
-            self.all || !(self.ebpf || self.containers || self.vm || self.daemon || self.bench || self.examples);
+        let all = self.all
+            || !(self.ebpf
+                || self.containers
+                || self.vm
+                || self.daemon
+                || self.bench
+                || self.examples
+                || self.validators);
         let wanted = [
             (self.containers, CONTAINERS),
             (self.vm, VM),
@@ -100,6 +113,9 @@ impl Setup {
         }
         if all || self.ebpf {
             install_ebpf()?;
+        }
+        if all || self.validators {
+            validators::prepare()?;
         }
         install_rust_components()
     }

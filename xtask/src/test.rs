@@ -10,9 +10,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::deploy;
 use crate::object;
+use crate::page;
 use crate::setup;
 use crate::step::{Step, say};
+use crate::validators;
 use crate::vm;
 use crate::workspace;
 
@@ -34,6 +37,9 @@ impl Test {
             course.step("lints", lint);
             course.step("documentation", document);
         }
+        if self.filter.is_none() {
+            course.step("deployment", || unless_missing(deploy::check));
+        }
         course.step("build", build_everything);
         if course.failed() {
             // Tests of a program that was not built would only fail once more.
@@ -44,6 +50,7 @@ impl Test {
         course.tests("examples in docs", &["--doc"], filter, &[]);
         course.tests("integration tests", &["--test", "*"], filter, &["--test-threads=1"]);
         if self.filter.is_none() {
+            course.step("page", || unless_missing(page::check));
             course.step("other kernels", || vm::run_all(&vm::KERNELS));
         }
         course.finish()
@@ -73,6 +80,18 @@ fn prepare() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Runs a step that needs the validators; where they cannot be installed it is left out and says so, unless the kernel is required.
+fn unless_missing(body: impl FnOnce() -> Result<()>) -> Result<()> {
+    match validators::prepare() {
+        Ok(()) => body(),
+        Err(error) if setup::kernel_is_required() => Err(error),
+        Err(error) => {
+            say(format!("{error:#}; what needs it is left out"));
+            Ok(())
+        }
+    }
 }
 
 fn lint() -> Result<()> {

@@ -1,8 +1,8 @@
 //! The API of a shop: `GET /api/v1/products/N` (a page of a product and sixty offers, from the cache), `GET
 //! /assets/NAME` (cacheable for a minute), `GET /healthz`. A thread a connection. Three problems, three flags:
 //!
-//! - the offers of a page are ranked by comparing each with each; `--rank-once` keeps the ranking
 //! - one client of the cache behind one lock for everybody; `--own-clients` gives each connection its own
+//! - the offers of a page are ranked by comparing each with each; `--rank-once` keeps the ranking
 //! - a question to the cache for each offer; `--ask-together` sends them all at once
 
 mod cluster;
@@ -30,10 +30,10 @@ struct Options {
     cache: String,
     /// Fix of round 1.
     #[arg(long)]
-    rank_once: bool,
+    own_clients: bool,
     /// Fix of round 2.
     #[arg(long)]
-    own_clients: bool,
+    rank_once: bool,
     /// Fix of round 3.
     #[arg(long)]
     ask_together: bool,

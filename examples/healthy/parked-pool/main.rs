@@ -31,7 +31,7 @@ fn main() {
         }
         let mut due = Instant::now();
         while meter.goes_on() {
-            meter.next_request(&mut due, 4.0);
+            Meter::next_request(&mut due, 4.0);
             jobs.lock().unwrap_or_else(PoisonError::into_inner).push(7);
             arrived.notify_one();
         }

@@ -58,7 +58,7 @@ fn main() {
                     let since = Instant::now();
                     for part in data.chunks(20_000) {
                         std::hint::black_box((adler(part), crc(&part[..3000]), histogram(&part[..2000])));
-                        std::hint::black_box(sorted_middle(part));
+                        std::hint::black_box(sorted_middle(&part[..4000]));
                     }
                     meter.did(1, since);
                 }

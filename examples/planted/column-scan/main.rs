@@ -56,7 +56,7 @@ fn main() -> Result<()> {
     let mut due = Instant::now();
     let mut column = 0;
     while meter.goes_on() {
-        let since = meter.next_request(&mut due, 60.0);
+        let since = Meter::next_request(&mut due, 60.0);
         let at = column * 37 % COLUMNS;
         let sum = if meter.fixed { sum_read(&table, at, &mut room)? } else { sum_mapped(&table, at)? };
         ensure!(sum > 0, "the table is empty");

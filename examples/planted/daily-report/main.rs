@@ -39,7 +39,7 @@ fn main() {
     let mut due = Instant::now();
     let mut seed = 0;
     while meter.goes_on() {
-        let since = meter.next_request(&mut due, 80.0);
+        let since = Meter::next_request(&mut due, 80.0);
         std::hint::black_box(build_report(seed, table.as_mut()));
         seed += 1;
         meter.did(1, since);

@@ -69,7 +69,7 @@ fn main() {
     let mut due = Instant::now();
     let mut job = 0;
     while meter.goes_on() {
-        meter.next_request(&mut due, 300.0);
+        Meter::next_request(&mut due, 300.0);
         queue.put(job);
         job += 1;
     }

@@ -33,7 +33,7 @@ fn main() -> std::io::Result<()> {
     let mut due = Instant::now();
     let mut parcel = 1_000_000_000;
     while meter.goes_on() {
-        let since = meter.next_request(&mut due, 200.0);
+        let since = Meter::next_request(&mut due, 200.0);
         for _ in 0..100 {
             print_label(out.as_mut(), parcel)?;
             parcel += 1;

@@ -23,12 +23,12 @@ impl Pusher {
             self.dropped += 1;
             return;
         }
-        match TcpStream::connect(self.collector).and_then(|mut stream| stream.write_all(line.as_bytes())) {
-            Ok(()) => self.quiet_until = None,
-            Err(_) => {
-                self.dropped += 1;
-                self.quiet_until = Some(Instant::now() + Duration::from_millis(500));
-            }
+        let pushed = TcpStream::connect(self.collector).and_then(|mut stream| stream.write_all(line.as_bytes()));
+        if pushed.is_ok() {
+            self.quiet_until = None;
+        } else {
+            self.dropped += 1;
+            self.quiet_until = Some(Instant::now() + Duration::from_millis(500));
         }
     }
 }
@@ -48,7 +48,7 @@ fn main() -> std::io::Result<()> {
     let mut due = Instant::now();
     let mut number = 0;
     while meter.goes_on() {
-        let since = meter.next_request(&mut due, 12_000.0);
+        let since = Meter::next_request(&mut due, 12_000.0);
         handle_event(number, &mut pusher, meter.fixed);
         number += 1;
         meter.did(1, since);

@@ -44,7 +44,7 @@ fn main() {
     let mut due = Instant::now();
     let mut number = 0;
     while meter.goes_on() {
-        let since = meter.next_request(&mut due, 1500.0);
+        let since = Meter::next_request(&mut due, 1500.0);
         let typed = &names[number * 31 % names.len()];
         std::hint::black_box(suggest(&names, typed, meter.fixed));
         number += 1;

@@ -56,7 +56,7 @@ impl Meter {
     }
 
     /// Waits for the next of `rate` requests a second; at once while behind.
-    pub fn next_request(&self, due: &mut Instant, rate: f64) -> Instant {
+    pub fn next_request(due: &mut Instant, rate: f64) -> Instant {
         let now = Instant::now();
         if now.saturating_duration_since(*due) > Duration::from_millis(500) {
             *due = now;

@@ -60,7 +60,12 @@ pub struct Args {
     #[arg(long, env = "PROFILER_NAMESPACE", value_name = "PATTERN", value_delimiter = ',')]
     namespace: Vec<String>,
     /// A container runtime's socket, besides the well-known ones (Docker, Podman or CRI); may be repeated
-    #[arg(long = "runtime-socket", value_name = "unix:///PATH", env = "PROFILER_RUNTIME_SOCKET", value_delimiter = ',')]
+    #[arg(
+        long = "runtime-socket",
+        value_name = "unix:///PATH",
+        env = "PROFILER_RUNTIME_SOCKET",
+        value_delimiter = ','
+    )]
     runtime_sockets: Vec<String>,
     /// Where the host's cgroup hierarchy is mounted, if not where this process's mount table says
     #[arg(long, value_name = "PATH", env = "PROFILER_CGROUP_ROOT")]

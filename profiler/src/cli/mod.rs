@@ -4,9 +4,11 @@
 //! in its chain makes the exit status 2.
 
 mod bench_empty;
+mod bench_unwind_tables;
 mod completions;
 pub mod containers;
 mod daemon;
+mod diff;
 mod doctor;
 mod export;
 mod flamegraph;
@@ -14,6 +16,7 @@ mod input;
 mod man;
 pub mod record;
 mod report;
+mod top;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -41,10 +44,14 @@ enum Verb {
     Flamegraph(flamegraph::Args),
     /// Say where the time went: ledger, hottest functions, longest waits, system calls
     Report(report::Args),
+    /// Compare two recordings: what moved, and a verdict
+    Diff(diff::Args),
     /// Write a recording in another program's format: pprof, folded, speedscope, JSON
     Export(export::Args),
     /// List the containers of this host as the profiler sees them
     Containers(containers::ContainersArgs),
+    /// Show live where each container's time goes
+    Top(top::Args),
     /// Collect for as long as it runs: windows in memory, HTTP API, Prometheus metrics, web page
     Daemon(Box<daemon::Args>),
     /// Say whether the profiler can run here, and what to do about what is missing
@@ -56,6 +63,9 @@ enum Verb {
     /// Attach programs that do nothing until interrupted, for the benchmark
     #[command(hide = true)]
     BenchEmpty(bench_empty::Args),
+    /// Build the unwind tables of binaries and say what it cost, for the benchmark
+    #[command(hide = true)]
+    BenchUnwindTables(bench_unwind_tables::Args),
 }
 
 /// How the program ends.
@@ -117,13 +127,16 @@ fn dispatch(verb: Verb) -> anyhow::Result<Status> {
         Verb::Record(args) => record::run(&args),
         Verb::Flamegraph(args) => flamegraph::run(args),
         Verb::Report(args) => report::run(args),
+        Verb::Diff(args) => diff::run(&args),
         Verb::Export(args) => export::run(args),
         Verb::Containers(args) => containers::run(&args).map(|()| Status::Done),
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
+        Verb::Top(args) => top::run(&args),
         Verb::Daemon(args) => daemon::run(*args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::BenchEmpty(args) => bench_empty::run(&args),
+        Verb::BenchUnwindTables(args) => bench_unwind_tables::run(&args),
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use crossbeam_channel::RecvTimeoutError;
 use profiler_ebpf::{
     CONTAINER_FIRST, CONTAINER_IDLE, CONTAINER_KERNEL, CONTAINER_OVERFLOW, Part,
     account::{ERRNO_RESTART, ERRNOS},
     unwind::Stop,
 };
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     CollectError, Collection, Owner, counted, machine,
@@ -16,17 +17,20 @@ use super::{
 use crate::{
     container::{CgroupId, ContainerKey, Description, limits},
     kernel::{Counter, LedgerAccount, RawWindow, SyscallAccount, syscalls},
-    process::{Leaf, Location, kernel_locations},
+    process::{Leaf, Location, ProcessTable, kernel_locations},
     profile::{
         Container, ContainerIndex, Coverage, CpuSampleCoverage, Errno, Frame, FrameId, FrameKind, Histogram, Ledger,
         OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process, ProcessIndex, Profile,
         RunQueue, Settings, StackId, StackTable, SyscallCoverage, SyscallStats, TextId, Wait, WaitedBehind, Window,
     },
-    symbol::ResolvedFrames,
+    symbol::{ResolvedFrames, SymbolError},
 };
 
 /// `ERESTARTSYS` in outputs: the first of the kernel's codes for calls that are restarted.
 const ERESTARTSYS: u16 = 512;
+
+/// Time between two looks at events while names are looked up.
+const WHILE_NAMING: Duration = Duration::from_millis(50);
 
 /// Longest lists of a container in the profile.
 const MOST_WAITS: usize = 20;
@@ -91,10 +95,11 @@ impl Collection {
         let mut table = StackTable::default();
         let mut owners = Owners { commands: self.stacks.commands(&self.tracker)?, ..Owners::default() };
         let stacks = std::mem::take(&mut self.stacks).into_stacks();
-        let named = self.name_stacks(&stacks, &mut table)?;
         let (start_ns, end_ns) = (self.start_ns, self.end_ns);
         let duration_ns = end_ns.saturating_sub(start_ns);
         let mut containers = self.containers(duration_ns);
+        let wanted = self.wanted_stacks(&containers);
+        let named = self.name_stacks(&stacks, &wanted, &mut table)?;
         let mut profile = Profile {
             window: Window { start_unix_ns: self.start_unix_ns, duration_ns },
             host: machine::host(self.options.node.clone()),
@@ -105,9 +110,12 @@ impl Collection {
         let steal_ns = machine::steal_ns();
         profile.host.steal_ns = steal_ns.saturating_sub(std::mem::replace(&mut self.steal_ns, steal_ns));
         profile.coverage = self.coverage();
+        let events_lost = self.tracker.call(ProcessTable::take_events_lost)?;
+        add_loss(&mut profile.coverage.other_losses, "process_events_lost", events_lost);
         for window in &self.windows {
             add_window(&mut containers, window);
         }
+        profile.on_cpu_by_second = std::mem::take(&mut self.by_second);
         self.add_on_cpu(&mut profile, &mut containers, &mut table, &mut owners, &named);
         self.add_off_cpu(&mut profile, &mut containers, &mut table, &mut owners, &named);
         profile.processes = owners.list;
@@ -265,10 +273,30 @@ impl Collection {
         }
     }
 
-    /// Gives every stack its names, all in one go.
-    fn name_stacks(&self, stacks: &[RawStack], table: &mut StackTable) -> Result<Vec<NamedStack>, CollectError> {
+    /// Positions of the stacks that somebody wanted has: others' were taken before it was known whose they are.
+    fn wanted_stacks(&self, containers: &Containers) -> FxHashSet<usize> {
+        let on_cpu = self.on_cpu.keys().map(|(owner, stack)| (owner.0, *stack));
+        let off_cpu = self.off_cpu.keys().map(|(owner, stack, _)| (owner.0, *stack));
+        let wanted = on_cpu.chain(off_cpu).filter(|(index, _)| containers.by_index.contains_key(index));
+        wanted.map(|(_, stack)| stack.position()).collect()
+    }
+
+    /// Gives every wanted stack its names, all in one go. Reading the symbols of large binaries takes seconds, in which what
+    /// the kernel tells of processes and cgroups is taken in all the same.
+    fn name_stacks(
+        &mut self,
+        stacks: &[RawStack],
+        wanted: &FxHashSet<usize>,
+        table: &mut StackTable,
+    ) -> Result<Vec<NamedStack>, CollectError> {
         const BATCH: usize = 4096;
         let mut named = Vec::with_capacity(stacks.len());
+        let nobody = RawStack { kernel: Vec::new(), user: Err(None), broken: false, stop: Stop::NotWalked };
+        let stacks: Vec<&RawStack> = stacks
+            .iter()
+            .enumerate()
+            .map(|(position, stack)| if wanted.contains(&position) { stack } else { &nobody })
+            .collect();
         for batch in stacks.chunks(BATCH) {
             let mut locations: Vec<Location> = Vec::new();
             for stack in batch {
@@ -276,7 +304,14 @@ impl Collection {
                 locations.extend(stack.user.iter().flatten().rev().cloned());
                 locations.extend(kernel_locations(&stack.kernel, Leaf::Instruction).into_iter().rev());
             }
-            let resolved = self.symbolizer.resolve(locations)?;
+            let answer = self.symbolizer.ask(locations)?;
+            let resolved = loop {
+                match answer.recv_timeout(WHILE_NAMING) {
+                    Ok(resolved) => break resolved,
+                    Err(RecvTimeoutError::Timeout) => self.take_events(),
+                    Err(RecvTimeoutError::Disconnected) => return Err(SymbolError::Gone.into()),
+                }
+            };
             let mut rest = resolved.as_slice();
             for stack in batch {
                 let users = stack.user.as_ref().map_or(0, Vec::len);
@@ -300,7 +335,12 @@ impl Collection {
         let mut sums: BTreeMap<(ContainerIndex, ProcessIndex, TextId, StackId), u64> = BTreeMap::new();
         let on_cpu = std::mem::take(&mut self.on_cpu);
         let (written, read) = (counted(&self.windows, Counter::SamplesKept), on_cpu.values().sum::<u64>());
-        add_loss(&mut profile.coverage.cpu_samples.lost, "unread", self.samples.add(written, read));
+        let unread = self.samples.add(written, read);
+        let samples = &mut profile.coverage.cpu_samples;
+        add_loss(&mut samples.lost, "unread", unread);
+        // The last samples are read a moment after the events' own counts are: what is read ahead is due here, and not in the
+        // window that it was written in.
+        samples.expected = (samples.expected + read + unread).saturating_sub(written);
         for ((owner, stack), count) in on_cpu {
             let Some(place) = containers.by_index.get(&owner.0).copied() else {
                 // Taken before its container had a name, and not wanted.
@@ -325,9 +365,6 @@ impl Collection {
             let (process, thread) = owners.of(&owner, table);
             *sums.entry((ContainerIndex(place as u32), process, thread, stack.id)).or_default() += count;
         }
-        let samples = &mut profile.coverage.cpu_samples;
-        // The events' own counts are read a moment before the last samples are: those belong to this window.
-        samples.expected = samples.kept + samples.idle + samples.filtered + samples.lost_total();
         profile.on_cpu = sums
             .into_iter()
             .map(|((container, process, thread, stack), count)| OnCpuSample {

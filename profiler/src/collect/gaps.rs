@@ -127,11 +127,7 @@ impl GapJoin {
         if taken.len() >= TAKEN_PER_THREAD {
             taken.drain(..TAKEN_PER_THREAD / 2);
         }
-        taken.push(Taken {
-            sequence: record.header.sequence,
-            time_ns: record.header.time_ns,
-            user: user_part(record),
-        });
+        taken.push(Taken { sequence: record.header.sequence, time_ns: record.header.time_ns, user: user_part(record) });
     }
 
     fn recall(&mut self, tid: u32, sequence: u64) -> Option<UserPart> {

@@ -11,8 +11,8 @@ mod machine;
 mod rotate;
 mod stacks;
 
-pub use machine::own_cpu_ns;
 pub use command::{CommandError, HeldCommand, Outcome, displayed};
+pub use machine::own_cpu_ns;
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +40,9 @@ use crate::{
 use gaps::{Gap, GapJoin};
 use rotate::Rotation;
 use stacks::{Program, RawStackId, StackStore, UserPart};
+
+/// Seconds that are told apart: an hour.
+const LONGEST_SERIES: usize = 3600;
 
 /// Longest window of the kernel side: keeps counts within their 32 bits and losses local. Whoever rotates does so sooner.
 const WINDOW: Duration = Duration::from_secs(20);
@@ -124,6 +127,8 @@ pub struct Collection {
     gaps: GapJoin,
     threads: FxHashMap<[u8; 16], Arc<str>>,
     on_cpu: FxHashMap<(Owner, RawStackId), u64>,
+    /// Samples by second of the window: how much the load varies.
+    by_second: Vec<u64>,
     off_cpu: FxHashMap<(Owner, RawStackId, OffCpuReason), (f64, f64)>,
     windows: Vec<RawWindow>,
     window_began: Instant,
@@ -199,6 +204,7 @@ impl Collection {
             gaps: GapJoin::default(),
             threads: FxHashMap::default(),
             on_cpu: FxHashMap::default(),
+            by_second: Vec::new(),
             off_cpu: FxHashMap::default(),
             windows: Vec::new(),
             window_began: Instant::now(),
@@ -382,6 +388,13 @@ impl Collection {
         let user = gaps::user_part(&record);
         let stack = self.stacks.intern(record.header.pid, record.header.time_ns, record.kernel, user);
         *self.on_cpu.entry((owner, stack)).or_default() += 1;
+        let second = (record.header.time_ns.saturating_sub(self.start_ns) / 1_000_000_000) as usize;
+        if second < LONGEST_SERIES {
+            if self.by_second.len() <= second {
+                self.by_second.resize(second + 1, 0);
+            }
+            self.by_second[second] += 1;
+        }
     }
 
     fn account_gap(&mut self, gap: Gap) {
@@ -405,11 +418,8 @@ impl Collection {
         let mut parts = Vec::with_capacity(records.len());
         let mut moved = Vec::new();
         for record in records {
-            let known = if record.header.ip == 0 {
-                Some(UserPart::None)
-            } else {
-                self.rotation.known_stack(&record.header)
-            };
+            let known =
+                if record.header.ip == 0 { Some(UserPart::None) } else { self.rotation.known_stack(&record.header) };
             if known.is_none() {
                 moved.push((parts.len(), record.header));
             }

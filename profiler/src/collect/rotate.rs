@@ -6,11 +6,7 @@ use std::time::Duration;
 use profiler_ebpf::RecordKind;
 use rustc_hash::FxHashMap;
 
-use super::{
-    CollectError, Collection, Gap, StackStore, share_inside,
-    stacks::UserPart,
-    unix_ns,
-};
+use super::{CollectError, Collection, Gap, StackStore, share_inside, stacks::UserPart, unix_ns};
 use crate::{
     kernel::{Record, RecordHeader, sys},
     profile::Profile,

@@ -135,10 +135,11 @@ fn figures(target: &Value, profile: &Profile) -> Option<TargetFigures> {
         Some((figure.get("value")?.as_f64()?, figure.get("unit")?.as_str()?.to_owned()))
     };
     let name = text("container")?;
-    let owner = profile.containers.iter().find(|container| container.name == name).map_or_else(
-        || Owner { container: name.clone(), ..Owner::default() },
-        Owner::of,
-    );
+    let owner = profile
+        .containers
+        .iter()
+        .find(|container| container.name == name)
+        .map_or_else(|| Owner { container: name.clone(), ..Owner::default() }, Owner::of);
     Some(TargetFigures {
         owner,
         target: text("id")?,

@@ -1,7 +1,8 @@
 //! Rights given up. In: the rights the process was started with. Out: those that each thread needs.
 //!
-//! Capabilities belong to threads and are inherited by the threads they start. So the daemon starts its collection first, with
-//! what loading and attaching need, and gives up everything before it starts the threads that serve requests.
+//! Capabilities belong to threads and are inherited by the threads they start. So the thread that
+//! collects keeps what loading, attaching and collecting need, and starts its helpers with that; the threads that keep
+//! windows, write them and serve requests have nothing.
 
 use caps::{CapSet, Capability, CapsHashSet};
 

@@ -99,6 +99,8 @@ enum Ended {
 
 impl Worker {
     fn run(mut self, started: &Sender<Result<(), CollectError>>) {
+        // Before the collection starts threads of its own, which inherit what is left.
+        capabilities::keep_for_collecting();
         let mut settings = self.shared.settings();
         let mut collection = match begin(&settings) {
             Ok(collection) => collection,
@@ -107,7 +109,6 @@ impl Worker {
                 return;
             }
         };
-        capabilities::keep_for_collecting();
         drop(started.send(Ok(())));
         let mut pause = SHORTEST_PAUSE;
         loop {

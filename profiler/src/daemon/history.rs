@@ -82,11 +82,8 @@ pub struct History {
 impl Summary {
     /// Of a profile; descriptions that have not changed are shared with `before`.
     pub fn of(profile: &Profile, before: Option<&Self>) -> Self {
-        let known: FxHashMap<&str, &Arc<Container>> = before
-            .iter()
-            .flat_map(|summary| &summary.containers)
-            .map(|(who, _)| (who.name.as_str(), who))
-            .collect();
+        let known: FxHashMap<&str, &Arc<Container>> =
+            before.iter().flat_map(|summary| &summary.containers).map(|(who, _)| (who.name.as_str(), who)).collect();
         let mut bytes = 0;
         let containers = profile
             .containers
@@ -171,15 +168,7 @@ pub fn merged(entries: &[Entry]) -> Result<Option<Profile>, recording::Recording
 impl History {
     /// An empty one.
     pub fn new(settings: HistorySettings) -> Self {
-        Self {
-            settings,
-            entries: VecDeque::new(),
-            next_id: 1,
-            bytes: 0,
-            coarsened: 0,
-            dropped: 0,
-            gone: Vec::new(),
-        }
+        Self { settings, entries: VecDeque::new(), next_id: 1, bytes: 0, coarsened: 0, dropped: 0, gone: Vec::new() }
     }
 
     /// Other bounds from now on.
@@ -342,8 +331,7 @@ mod tests {
 
     fn entry(number: u64, began: Instant) -> Entry {
         let mut profile = testing::profile();
-        profile.window =
-            Window { start_unix_ns: (1_800_000_000 + number * 10) * SECOND, duration_ns: 10 * SECOND };
+        profile.window = Window { start_unix_ns: (1_800_000_000 + number * 10) * SECOND, duration_ns: 10 * SECOND };
         let ended = began + Duration::from_secs((number + 1) * 10);
         Entry::of(&profile, ended, None).unwrap_or_else(|error| panic!("{error}"))
     }

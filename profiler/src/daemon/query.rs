@@ -88,11 +88,7 @@ impl Query {
             }
             Ok(patterns)
         };
-        Ok(Selection {
-            containers: patterns("container")?,
-            pods: patterns("pod")?,
-            namespaces: patterns("namespace")?,
-        })
+        Ok(Selection { containers: patterns("container")?, pods: patterns("pod")?, namespaces: patterns("namespace")? })
     }
 
     /// The kind of stacks, if one is named.

@@ -463,9 +463,7 @@ mod tests {
 
     #[test]
     fn an_address_may_leave_out_the_host() {
-        for (text, address) in
-            [(":9590", "[::]:9590"), ("localhost:1", "127.0.0.1:1"), ("0.0.0.0:80", "0.0.0.0:80")]
-        {
+        for (text, address) in [(":9590", "[::]:9590"), ("localhost:1", "127.0.0.1:1"), ("0.0.0.0:80", "0.0.0.0:80")] {
             assert_eq!(listen_address(text).map(|address| address.to_string()).ok().as_deref(), Some(address));
         }
     }

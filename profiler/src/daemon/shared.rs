@@ -12,7 +12,10 @@ use tokio::sync::watch;
 
 use super::{
     history::History,
-    metrics::{own::{Own, TargetFigures}, series::AllSeries},
+    metrics::{
+        own::{Own, TargetFigures},
+        series::AllSeries,
+    },
     settings::{Settings, SettingsError, Sources},
     storage::StorageCounters,
 };

@@ -132,6 +132,7 @@ impl Drop for Storage {
 }
 
 fn run(inbox: &Receiver<Order>, counters: &StorageCounters) {
+    super::capabilities::keep_nothing();
     for order in inbox {
         match order {
             Order::Write(path, data) => match write(&path, &data) {
@@ -200,7 +201,11 @@ fn load(directory: &Path, history: &mut History, counters: &StorageCounters) -> 
 }
 
 /// An entry; `None` if it is too old.
-fn read(path: &Path, before: Option<&super::history::Summary>, history: &History) -> Result<Option<Entry>, RecordingError> {
+fn read(
+    path: &Path,
+    before: Option<&super::history::Summary>,
+    history: &History,
+) -> Result<Option<Entry>, RecordingError> {
     let length = fs::metadata(path)?.len();
     if length > recording::MAX_PAYLOAD_BYTES {
         return Err(RecordingError::TooLarge { bytes: length });

@@ -35,12 +35,7 @@ impl Indices {
     }
 
     /// All indices below `containers`, of which [`Self::first`] lie ready.
-    pub fn new(
-        given: HashMap<MapData, u64, u32>,
-        ready: Queue<MapData, u32>,
-        containers: u32,
-        cgroups: usize,
-    ) -> Self {
+    pub fn new(given: HashMap<MapData, u64, u32>, ready: Queue<MapData, u32>, containers: u32, cgroups: usize) -> Self {
         let first = Self::first(containers, cgroups);
         Self {
             given,

@@ -18,8 +18,8 @@ use profiler_ebpf::{
 use super::{
     Kernel, KernelError, KernelOptions, Sizes,
     btf::KernelTypes,
-    cost::Costs,
     containers::Indices,
+    cost::Costs,
     cpus, drain,
     drainer::{AllRings, Drainer},
     idle::IdleClock,

@@ -120,6 +120,7 @@ pub struct ProcessTable {
     modules: Modules,
     counters: ProcessCounters,
     next_perf_map: u32,
+    events_lost_told: u64,
     /// Events were lost at this time: mappings read before may be out of date.
     distrusted_ns: u64,
     /// What user stacks are walked by, where the kernel can.
@@ -138,6 +139,7 @@ impl ProcessTable {
             modules: Modules::new(open_file_limit),
             counters: ProcessCounters::default(),
             next_perf_map: 0,
+            events_lost_told: 0,
             distrusted_ns: 0,
             unwinder: None,
             changed: FxHashMap::default(),
@@ -148,6 +150,11 @@ impl ProcessTable {
     /// What the table did so far.
     pub fn counters(&self) -> ProcessCounters {
         self.counters
+    }
+
+    /// Events that the kernel could not deliver since this was last asked.
+    pub fn take_events_lost(&mut self) -> u64 {
+        self.counters.events_lost - std::mem::replace(&mut self.events_lost_told, self.counters.events_lost)
     }
 
     /// What became of the files of mappings.

@@ -159,6 +159,14 @@ impl Drop for Tracker {
     }
 }
 
+/// Asks the scheduler to run this thread soon when it wakes: on a busy host a process of a few milliseconds is gone
+/// before a thread like any other gets its turn. It works for microseconds at a time.
+fn hurry() {
+    const NICENESS: libc::c_int = -15;
+    // SAFETY: takes numbers only; 0 stands for the calling thread. Refused without CAP_SYS_NICE, which does no harm.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+}
+
 struct Worker {
     sideband: Option<Sideband>,
     table: ProcessTable,
@@ -170,6 +178,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
+        hurry();
         // The rings are open by now, so that nothing falls between this look and the first event.
         self.table.observe_all();
         let mut events = Vec::new();

@@ -51,6 +51,7 @@ impl Profile {
             mine.count += theirs.count;
         });
 
+        self.on_cpu_by_second.extend(other.on_cpu_by_second);
         self.window = merge_windows(self.window, other.window);
         merge_host(&mut self.host, other.host);
         merge_settings(&mut self.settings, other.settings);

@@ -53,6 +53,8 @@ pub struct Profile {
     pub stacks: StackTable,
     /// On-CPU samples, aggregated: no two with the same container, process, thread and stack.
     pub on_cpu: Vec<OnCpuSample>,
+    /// On-CPU samples taken in each second of the window, those of all containers: how much the load varied.
+    pub on_cpu_by_second: Vec<u64>,
     /// Off-CPU time, aggregated: no two with the same container, process, thread, stack and reason.
     pub off_cpu: Vec<OffCpuSample>,
 }

@@ -39,7 +39,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::process::Location;
 use crate::profile::FrameKind;
@@ -132,9 +132,14 @@ impl Symbolizer {
 
     /// Names for locations, in their order.
     pub fn resolve(&self, locations: Vec<Location>) -> Result<Vec<ResolvedFrames>, SymbolError> {
+        self.ask(locations)?.recv().map_err(|_| SymbolError::Gone)
+    }
+
+    /// Asks for names without waiting for them: the symbols of a large binary take seconds to read.
+    pub fn ask(&self, locations: Vec<Location>) -> Result<Receiver<Vec<ResolvedFrames>>, SymbolError> {
         let (reply, answer) = bounded(1);
         self.send(Request::Resolve(locations, reply))?;
-        answer.recv().map_err(|_| SymbolError::Gone)
+        Ok(answer)
     }
 
     /// Reads the kernel's list of symbols ahead of the first question, without waiting for it: it takes a while, which

@@ -67,8 +67,7 @@ impl Worker {
             match request {
                 Request::Resolve(locations, reply) => {
                     self.batch += 1;
-                    let frames = locations.iter().map(|location| self.resolve(location)).collect();
-                    reply.send(frames).ok();
+                    reply.send(self.resolve_all(&locations)).ok();
                 }
                 Request::WarmUp => self.kernel.warm_up(),
                 Request::Counters(reply) => {
@@ -86,6 +85,21 @@ impl Worker {
             notes.push(note.into());
         }
         SymbolCounters { resolved: self.resolved, unresolved: self.unresolved.clone(), notes }
+    }
+
+    /// One binary after the other, whatever the order of the locations: large ones push each other out of memory.
+    fn resolve_all(&mut self, locations: &[Location]) -> Vec<ResolvedFrames> {
+        let mut order: Vec<usize> = (0..locations.len()).collect();
+        order.sort_by_key(|position| match &locations[*position] {
+            Location::Module { module, .. } => module.id().0,
+            Location::Vdso { .. } | Location::Anonymous { .. } | Location::Kernel { .. } | Location::Unknown { .. } => {
+                u32::MAX
+            }
+        });
+        let mut resolved: Vec<(usize, ResolvedFrames)> =
+            order.into_iter().map(|position| (position, self.resolve(&locations[position]))).collect();
+        resolved.sort_by_key(|(position, _)| *position);
+        resolved.into_iter().map(|(_, frames)| frames).collect()
     }
 
     fn resolve(&mut self, location: &Location) -> ResolvedFrames {

@@ -18,6 +18,12 @@ const LEAST_SELF: f64 = 0.5;
 /// Finds it, given what was found of the container's CPU time.
 pub fn find(scene: &Scene<'_>, place: usize, of_cpu: &[super::finding::Finding]) -> Option<Finding> {
     let container = scene.places[place].container;
+    // The rest of the host is no program with threads of its own, and beside a chosen process its container runs others.
+    let chosen =
+        scene.profile.settings.filters.iter().any(|filter| filter.starts_with("-- ") || filter.starts_with("--pid"));
+    if container.id.is_empty() && (chosen || container.name == "host") {
+        return None;
+    }
     let waiting = container.ledger.runnable_self_ns as f64;
     let cpu = container.ledger.cpu_ns() as f64;
     if waiting < LEAST_SELF * scene.window_ns || waiting < cpu / 2.0 {

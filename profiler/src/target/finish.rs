@@ -161,7 +161,11 @@ impl Seen {
         let coverage = &profile.coverage;
         let samples = &coverage.cpu_samples;
         let kept = samples.kept as f64;
-        let wanted = kept + samples.lost_total() as f64;
+        // Periods that an idle CPU slept through are no loss: what had to be seen is what the ledger says was used.
+        let used_ns: f64 = profile.containers.iter().map(|container| container.ledger.cpu_ns() as f64).sum();
+        let used = used_ns / profile.settings.sample_period_ns().max(1) as f64;
+        let dropped = samples.lost.iter().filter(|(reason, _)| reason.as_str() != "not_run").map(|(_, n)| *n as f64);
+        let wanted = if used < MANY_SAMPLES as f64 { kept } else { used.max(kept) } + dropped.sum::<f64>();
         let off_cpu = &coverage.off_cpu;
         let share = |part: f64, whole: f64| if whole > 0.0 { (part / whole).min(1.0) } else { 1.0 };
         Self {

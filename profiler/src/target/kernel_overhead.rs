@@ -25,7 +25,21 @@ pub fn find(scene: &mut Scene<'_>, place: usize) -> Vec<Finding> {
     let here = &scene.places[place];
     let floor_ns = (LEAST_KERNEL_CORES * scene.window_ns).max(LEAST_PART * here.cpu_ns());
     let serves = Marks::SOCKET.with(Marks::EPOLL).with(Marks::POLL).with(Marks::OBSERVER).with(Marks::STARTUP);
-    let waits = ["clock_nanosleep", "nanosleep", "pause", "wait4", "waitid", "futex", "execve", "exit_group", "exit"];
+    let waits = [
+        "clock_nanosleep",
+        "nanosleep",
+        "pause",
+        "wait4",
+        "waitid",
+        "futex",
+        "execve",
+        "exit_group",
+        "exit",
+        "fsync",
+        "fdatasync",
+        "msync",
+        "sync",
+    ];
     let rows: Vec<(usize, f64)> = here
         .cpu
         .iter()

@@ -55,6 +55,8 @@ impl Marks {
     pub const USER_RECEIVE: Self = Self(1 << 21);
     /// A loader or another part of starting a program.
     pub const STARTUP: Self = Self(1 << 22);
+    /// Inside the Java virtual machine.
+    pub const JVM: Self = Self(1 << 24);
     /// Reading or writing a file.
     pub const FILE: Self = Self(1 << 23);
 
@@ -369,6 +371,9 @@ const USER: [(Marks, &[&str]); 6] = [
 pub fn of_user(function: &str, module: &str) -> Marks {
     let mut marks =
         if module.starts_with("ld-linux") || module.starts_with("ld-musl") { Marks::STARTUP } else { Marks::default() };
+    if module.starts_with("libjvm") {
+        marks = marks.with(Marks::JVM);
+    }
     for (mark, parts) in USER {
         if parts.iter().any(|part| function.contains(part)) {
             marks = marks.with(mark);

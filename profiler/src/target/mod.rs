@@ -29,6 +29,7 @@ mod sync_write;
 mod syscall_errors;
 mod syscall_storm;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests;
 mod waiting;
 mod work;

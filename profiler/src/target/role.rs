@@ -239,7 +239,7 @@ pub fn is_runtime_module(module: &str) -> bool {
 
 /// Whether the module is a shared library of others.
 pub fn is_library_module(module: &str) -> bool {
-    let shared = module.ends_with(".so") || module.contains(".so.");
+    let shared = module.rsplit('.').next() == Some("so") || module.contains(".so.");
     shared && (module.starts_with("lib") || module.starts_with("ld-") || module.contains(".cpython-"))
         || module.starts_with("ld-linux")
         || module.starts_with("ld-musl")
@@ -416,6 +416,9 @@ fn rust_crate(function: &str) -> Option<&str> {
 
 /// The name that owners know: without Rust's hash, and a closure as the function that it is written in.
 pub fn plain_name(function: &str) -> &str {
+    if let Some(made) = made_name(function) {
+        return made;
+    }
     let mut name = without_hash(function);
     while let Some(outer) = name.strip_suffix("::{{closure}}").or_else(|| name.strip_suffix("::{closure#0}")) {
         name = outer;
@@ -428,6 +431,16 @@ pub fn plain_name(function: &str) -> &str {
         }
     }
     name
+}
+
+/// The name in `py::handle:/app/server.py` and `JS:*rulesForCart /app/main.js:12:3`.
+fn made_name(function: &str) -> Option<&str> {
+    if let Some(rest) = function.strip_prefix("py::") {
+        return rest.split(':').next().filter(|name| !name.is_empty());
+    }
+    let rest = ["JS:", "LazyCompile:", "Function:"].iter().find_map(|prefix| function.strip_prefix(prefix))?;
+    let name = rest.trim_start_matches(['*', '~', '^', '+']).split(' ').next()?;
+    (!name.is_empty()).then_some(name)
 }
 
 fn without_hash(function: &str) -> &str {
@@ -508,5 +521,7 @@ mod tests {
         assert_eq!(plain_name("app::serve::{{closure}}::{{closure}}::h0123456789abcdef"), "app::serve");
         assert_eq!(plain_name("decode.constprop.0"), "decode");
         assert_eq!(plain_name("main.main.func1"), "main.main.func1");
+        assert_eq!(plain_name("JS:*rulesForCart /app/main.js:12:3"), "rulesForCart");
+        assert_eq!(plain_name("py::handle:/app/server.py"), "handle");
     }
 }

@@ -55,8 +55,8 @@ pub struct StackFacts<'p> {
     pub work: Option<Work>,
     /// Marks of all its frames.
     pub marks: Marks,
-    /// Whether the innermost function made at run time is the application's, and so what called the frames below it.
-    pub python_application: bool,
+    /// Whether the innermost function made at run time (Python, Java) is the application's own.
+    pub made_application: bool,
     /// Whether no user frame was seen, a note instead of one apart.
     pub kernel_only: bool,
     /// What the user frames are, as one number: stacks that share them have the same.
@@ -353,7 +353,7 @@ fn frames<'p>(profile: &'p Profile, functions: &mut Interner) -> Vec<FrameFacts<
                     _ => mark::of_user(function, module),
                 },
                 call: if kernel { mark::syscall_of_kernel(function) } else { None },
-                made: function.starts_with("py::"),
+                made: function.starts_with("py::") || module == "[jit]",
             }
         })
         .collect()
@@ -369,7 +369,7 @@ fn facts<'p>(profile: &'p Profile, frames: &[FrameFacts<'p>], stack: &[FrameId])
         call: None,
         work: None,
         marks: Marks::default(),
-        python_application: false,
+        made_application: false,
         kernel_only: true,
         user_path: 0xcbf2_9ce4_8422_2325,
     };
@@ -404,7 +404,7 @@ fn facts<'p>(profile: &'p Profile, frames: &[FrameFacts<'p>], stack: &[FrameId])
             facts.named_at = Some(at);
         }
         if frame.made {
-            facts.python_application = frame.role == Role::Application;
+            facts.made_application = frame.role == Role::Application;
         }
         leaf = frame_of;
     }

@@ -75,10 +75,11 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
             continue;
         };
         let function = name_of(scene, cost.group.function);
-        let evidence = vec![
+        let mut evidence = vec![
             format!("{most}: {:.0} calls a second, {mean:.0} bytes each (syscall counters)", calls.rate(most)),
             format!("{:.3} cores in these calls below {function} (on-CPU samples)", cost.group.ns / scene.window_ns),
         ];
+        evidence.extend(cost.observed(scene.window_ns));
         claim(scene, place, &cost.group.rows);
         claim(scene, place, &cost.user);
         findings.push(Finding {

@@ -84,6 +84,7 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
             "{:.3} cores in these calls below {function} (on-CPU samples)",
             cost.group.ns / scene.window_ns
         ));
+        evidence.extend(cost.observed(scene.window_ns));
         claim(scene, place, &cost.group.rows);
         claim(scene, place, &cost.user);
         findings.push(Finding {

@@ -131,9 +131,10 @@ fn plain(scene: &Scene<'_>, row: &WaitRow, receiving: bool) -> WaitFor {
     if receiving {
         return WaitFor::Idle;
     }
-    let python = marks.any(Marks::PYTHON_LOCK) && facts.python_application;
-    let futex =
-        row.reason == OffCpuReason::Lock && !marks.any(Marks::SCHEDULER) && (marks.any(Marks::ACQUIRE) || python);
+    // Called straight from the application's own code it is its own lock; otherwise a library waits on it for work. The
+    // same goes for the virtual machine: parking and waiting are called from Java's library, monitors from anywhere.
+    let made = marks.any(Marks::PYTHON_LOCK.with(Marks::JVM)) && facts.made_application;
+    let futex = row.reason == OffCpuReason::Lock && !marks.any(Marks::SCHEDULER) && (marks.any(Marks::ACQUIRE) || made);
     let in_kernel = marks.any(Marks::KERNEL_LOCK) && row.reason != OffCpuReason::Network;
     if futex || in_kernel { WaitFor::Lock } else { WaitFor::Idle }
 }

@@ -249,7 +249,7 @@ pub fn of_user(function: &str, module: &str) -> Option<Work> {
         return Some(Work::Copying);
     }
     let tells = |part: &&str| name.contains(*part) || module.contains(*part);
-    TOPICS.iter().find(|(_, parts)| parts.iter().any(|part| tells(part))).map(|(work, _)| *work)
+    TOPICS.iter().find(|(_, parts)| parts.iter().any(tells)).map(|(work, _)| *work)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod growth;
 mod kernel_figures;
 mod load;
 mod tracefs;
+mod unwind_tables;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -59,6 +60,7 @@ impl Bench {
                 names.join(", ")
             ));
         }
+        println!("\nUnwind tables\n{}", unwind_tables::table()?);
         let _tracefs = tracefs::Mounted::ensure()?;
         let loads = Loads { cpu: self.cpu, rounds: self.rounds, divisor: 1 };
 

@@ -60,8 +60,10 @@ impl Builder {
             "py" => Ok(interpreted(PYTHON, &[], source)),
             "sh" => Ok(interpreted("/bin/sh", &[], source)),
             "js" => {
+                // What V8 inlines has no frame of its own, as with the compilers above.
+                let options = ["--perf-basic-prof", "--interpreted-frames-native-stack", "--no-turbo-inlining"];
                 let node = workspace::find_program("node").context("there is no node on the PATH")?;
-                Ok(interpreted(node, &["--perf-basic-prof", "--interpreted-frames-native-stack"], source))
+                Ok(interpreted(node, &options, source))
             }
             other => bail!("{}: nothing here builds `.{other}`", source.display()),
         }

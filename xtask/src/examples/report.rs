@@ -92,8 +92,9 @@ pub struct Recording(std::process::Child);
 impl Recording {
     /// Starts to record containers into a file.
     pub fn start(profiler: &Path, containers: &[&str], duration: &str, file: &Path) -> Result<Self> {
-        let mut command = Command::new(profiler);
-        command.args(["record", "--duration", duration, "--output"]).arg(file);
+        // On a busy machine it would attach when the program has ended.
+        let mut command = Command::new("nice");
+        command.args(["-n", "-10"]).arg(profiler).args(["record", "--duration", duration, "--output"]).arg(file);
         for container in containers {
             command.args(["--container", container]);
         }

@@ -94,7 +94,8 @@ pub async fn targets(State(context): Shared, uri: Uri, headers: HeaderMap) -> An
 
 /// `/api/v1/coverage`
 pub async fn coverage(State(context): Shared, uri: Uri, headers: HeaderMap) -> Answer {
-    reported(&context, &uri, &headers, |report, _| json!({ "window": report.window, "coverage": report.coverage })).await
+    reported(&context, &uri, &headers, |report, _| json!({ "window": report.window, "coverage": report.coverage }))
+        .await
 }
 
 /// `/api/v1/overhead`
@@ -332,9 +333,8 @@ pub async fn pull(State(context): Shared, uri: Uri) -> Answer {
     loop {
         let entries = context.shared.history().ended_after(began);
         if !entries.is_empty() {
-            let work = move |context: &Context| {
-                rendered(&*of_entries(context, &entries)?, Format::Pprof, &options, false)
-            };
+            let work =
+                move |context: &Context| rendered(&*of_entries(context, &entries)?, Format::Pprof, &options, false);
             return heavily(&context, work).await;
         }
         let changed = tokio::time::timeout_at(deadline, windows.changed()).await;
@@ -375,9 +375,8 @@ pub async fn status(State(context): Shared, uri: Uri, headers: HeaderMap) -> Ans
         json!({ "series": series.count(), "max_series": series.most(), "dropped": series.dropped() })
     };
     let reloads = shared.reloads();
-    let node = settings.node.clone().unwrap_or_else(|| {
-        rustix::system::uname().nodename().to_string_lossy().into_owned()
-    });
+    let node =
+        settings.node.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     let body = json!({
         "version": env!("CARGO_PKG_VERSION"), "node": node, "now": rfc3339(unix_ns()),
         "started": rfc3339(shared.started_unix_ns), "window_s": settings.window.as_secs_f64(),

@@ -2,8 +2,8 @@
 //! In: a socket. Out: requests to the routes.
 
 use std::{
-    io,
     future::Future as _,
+    io,
     pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context as Wakeup, Poll},

@@ -99,8 +99,11 @@ impl WebConfig {
         let mut read = || -> Result<Self, String> {
             let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
             let blank = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
-            let file: File =
-                if blank { File::default() } else { serde_saphyr::from_str(&text).map_err(|error| error.to_string())? };
+            let file: File = if blank {
+                File::default()
+            } else {
+                serde_saphyr::from_str(&text).map_err(|error| error.to_string())?
+            };
             for (user, hash) in &file.basic_auth_users {
                 check_hash(hash).map_err(|reason| format!("basic_auth_users: {user}: {reason}"))?;
             }
@@ -179,7 +182,8 @@ impl Tls {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&versions)
             .map_err(|error| error.to_string())?;
-        let verifier = |path: Option<PathBuf>, file: &mut dyn FnMut(&str, Option<PathBuf>) -> Result<PathBuf, String>| {
+        let verifier = |path: Option<PathBuf>,
+                        file: &mut dyn FnMut(&str, Option<PathBuf>) -> Result<PathBuf, String>| {
             let path = file("client_ca_file", path)?;
             let mut roots = RootCertStore::empty();
             for certificate in read(&path)? {
@@ -205,7 +209,8 @@ impl Tls {
             }
         };
         let config = builder.with_single_cert(certificates, key);
-        let mut config = config.map_err(|error| format!("{} with {}: {error}", cert_file.display(), key_file.display()))?;
+        let mut config =
+            config.map_err(|error| format!("{} with {}: {error}", cert_file.display(), key_file.display()))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok((config, required))
     }
@@ -224,7 +229,11 @@ fn versions(least: Option<&str>, most: Option<&str>) -> Result<Vec<&'static rust
         .filter(|(number, _)| (least..=most).contains(number))
         .map(|(_, version)| version)
         .collect();
-    if versions.is_empty() { Err("tls_server_config: min_version is above max_version".to_owned()) } else { Ok(versions) }
+    if versions.is_empty() {
+        Err("tls_server_config: min_version is above max_version".to_owned())
+    } else {
+        Ok(versions)
+    }
 }
 
 #[cfg(test)]

@@ -170,12 +170,7 @@ impl Own {
                 &self.stacks_incomplete,
                 1.0,
             ),
-            (
-                counter("profiler_losses_total", "Everything else that was lost, by reason"),
-                "reason",
-                &self.losses,
-                1.0,
-            ),
+            (counter("profiler_losses_total", "Everything else that was lost, by reason"), "reason", &self.losses, 1.0),
             (
                 counter("profiler_bpf_run_seconds_total", "Run time of kernel programs, estimated from a tenth of it"),
                 "program",

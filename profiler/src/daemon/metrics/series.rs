@@ -11,11 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Exposition, Family, Kind, Value,
-    labels::Owner,
-    text::HISTOGRAM_LINES,
-};
+use super::{Exposition, Family, Kind, Value, labels::Owner, text::HISTOGRAM_LINES};
 use crate::profile::{Container, Errno, Histogram, Ledger, OffCpuReason, Pressure, Profile};
 
 /// Series that every container has besides its syscalls.
@@ -145,7 +141,11 @@ impl AllSeries {
 
     fn add_container(&mut self, container: &Container, now: Instant) {
         let owner = Owner::of(container);
-        let mut room = Room { series: self.most.saturating_sub(self.count), lines: self.most.saturating_sub(self.lines), dropped: 0 };
+        let mut room = Room {
+            series: self.most.saturating_sub(self.count),
+            lines: self.most.saturating_sub(self.lines),
+            dropped: 0,
+        };
         let before = (room.series, room.lines);
         let series = self.by_owner.entry(owner).or_insert_with(|| Series {
             admission: room.admit(BASIC_SERIES, BASIC_LINES, None),
@@ -154,11 +154,9 @@ impl AllSeries {
         });
         series.last_seen = now;
         let basic = series.admission;
-        for (wanted, totals) in [
-            (basic.own, &mut series.totals),
-            (!basic.own, &mut self.other),
-            (!basic.text, &mut self.text_other),
-        ] {
+        for (wanted, totals) in
+            [(basic.own, &mut series.totals), (!basic.own, &mut self.other), (!basic.text, &mut self.text_other)]
+        {
             if wanted {
                 totals.add_basic(container);
             }
@@ -183,10 +181,7 @@ impl AllSeries {
                 }
             }
             for (errno, count) in &syscall.errors {
-                let error = calls
-                    .errors
-                    .entry(*errno)
-                    .or_insert_with(|| (room.admit(1, 1, Some(admission)), 0));
+                let error = calls.errors.entry(*errno).or_insert_with(|| (room.admit(1, 1, Some(admission)), 0));
                 let admission = error.0;
                 if admission.own {
                     error.1 += count;
@@ -215,7 +210,12 @@ impl AllSeries {
             View::Whole => admission.own,
             View::Text => admission.text,
         };
-        let own = || self.by_owner.iter().filter(|(_, series)| shown(series.admission)).map(|(owner, series)| (owner, &series.totals));
+        let own = || {
+            self.by_owner
+                .iter()
+                .filter(|(_, series)| shown(series.admission))
+                .map(|(owner, series)| (owner, &series.totals))
+        };
         let all = || own().chain(has_rest.then_some((&other, rest)));
         for family in BASIC {
             into.family(family.0);
@@ -362,9 +362,7 @@ const BASIC: [(Family, Tell); 6] = [
         },
         |owner, totals, into| {
             let ledger = &totals.ledger;
-            for (kind, n) in
-                [("voluntary", ledger.voluntary_switches), ("involuntary", ledger.involuntary_switches)]
-            {
+            for (kind, n) in [("voluntary", ledger.voluntary_switches), ("involuntary", ledger.involuntary_switches)] {
                 into.sample(&owner.with(("kind", kind), ("", "")), Value::Number(n as f64));
             }
         },
@@ -400,11 +398,8 @@ const PRESSURE: Family = Family {
     kind: Kind::Gauge,
 };
 
-const SYSCALL_DURATION: Family = Family {
-    name: "profiler_syscall_duration_seconds",
-    help: "Latency of system calls",
-    kind: Kind::Histogram,
-};
+const SYSCALL_DURATION: Family =
+    Family { name: "profiler_syscall_duration_seconds", help: "Latency of system calls", kind: Kind::Histogram };
 
 const SYSCALL_ERRORS: Family =
     Family { name: "profiler_syscall_errors_total", help: "Failed system calls by errno", kind: Kind::Counter };

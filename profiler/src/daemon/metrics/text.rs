@@ -80,7 +80,8 @@ impl Exposition for Text {
                 let mut seen = 0;
                 let mut cumulated: u64 = 0;
                 for octave in OCTAVES.step_by(2) {
-                    let upto = ((octave - profiler_ebpf::histogram::FIRST_OCTAVE).max(0) as usize * 4).min(counts.len());
+                    let upto =
+                        ((octave - profiler_ebpf::histogram::FIRST_OCTAVE).max(0) as usize * 4).min(counts.len());
                     cumulated += counts.get(seen..upto).map_or(0, |counts| counts.iter().sum());
                     seen = seen.max(upto);
                     let bound = f64::from(octave).exp2().to_string();

@@ -24,6 +24,8 @@ function readAddress() {
   for (const name of Object.keys(DEFAULTS)) state[name] = given.get(name) ?? DEFAULTS[name];
   // Grafana writes milliseconds.
   for (const name of ["from", "to", "base_from", "base_to"]) if (/^\d{12,}$/.test(state[name])) state[name] = new Date(Number(state[name])).toISOString();
+  // Links from dashboards join namespace, pod and container; outside of Kubernetes the first two are empty.
+  state.container = state.container.replace(/^\/+/, "");
   if (state.to === "now") state.to = "";
   if (state.kind && !KINDS.some(([kind]) => kind === state.kind)) state.kind = "";
   if (!VIEWS.some(([view]) => view === state.view)) state.view = "flame";
@@ -183,13 +185,22 @@ function showFlame(answer) {
   const flame = graph.flame;
   flame.inverted = state.invert !== "";
   flame.match = matcher(state.q);
-  flame.show(answer, state.focus ? JSON.parse(`[${state.focus}]`) : []);
+  flame.show(answer, focusPath());
   $("diff-note").hidden = !answer.base_window;
   if (answer.base_window) {
     const other = answer.base_window;
     $("diff-note").textContent = `Colours compare shares of the whole: red grew, blue shrank, grey stayed. Now ${weight(answer.total, answer.unit)} in ${duration(answer.window.duration_s)}, before ${weight(answer.base_total, answer.unit)} in ${duration(other.duration_s)}.`;
   }
   afterZoom();
+}
+
+/** The names down to the frame zoomed to; what a mangled link holds is no path. */
+function focusPath() {
+  try {
+    return JSON.parse(`[${state.focus}]`);
+  } catch {
+    return [];
+  }
 }
 
 function afterZoom() {

@@ -53,7 +53,15 @@ fn build_image<S: Source + ?Sized>(source: &S, image: &Image, limits: &Limits) -
     let is_go = functions.add_go(source, image, &code, &mut budget, &mut statistics);
     // Go's own call frame information does not say where frame pointers are kept, which are what leads across its stacks.
     let debug_frame = image.debug_frame.filter(|_| !is_go);
-    let debug_frame = debug_frame.map(|extent| section::read(source, extent, &mut budget)).transpose()?;
+    let debug_frame = match debug_frame.map(|extent| section::read(source, extent, &mut budget)) {
+        Some(Ok(bytes)) => Some(bytes),
+        Some(Err(refused)) if functions.settled.is_empty() => return Err(refused),
+        Some(Err(_)) => {
+            statistics.malformed += 1;
+            None
+        }
+        None => None,
+    };
     let mut debug_frame =
         debug_frame.as_deref().map(|bytes| FrameSection::new(DebugFrame::new(bytes, LittleEndian), bytes, 0));
     if let Some(section) = &mut debug_frame {
@@ -73,7 +81,7 @@ fn build_image<S: Source + ?Sized>(source: &S, image: &Image, limits: &Limits) -
     while let Some(function) = functions.next() {
         match function.origin {
             Origin::EhFrame(entry) => {
-                writer.function(eh_frame.as_mut().map(|(section, _)| section), function.range, entry)?
+                writer.function(eh_frame.as_mut().map(|(section, _)| section), function.range, entry)?;
             }
             Origin::DebugFrame(entry) => writer.function(debug_frame.as_mut(), function.range, entry)?,
             Origin::Known(rule) => writer.known(function.range, rule)?,

@@ -61,6 +61,9 @@ impl State {
             Saved::Undefined => return Ok(Rule::end()),
             _ => true,
         };
+        if let Cfa::Unknown(why) = self.cfa {
+            return Err(why);
+        }
         if unusual || self.rsp != Saved::Unsaid {
             return if self.is_signal_frame() { Ok(Rule::signal()) } else { Err(Unsupported::ReturnAddress) };
         }
@@ -178,7 +181,8 @@ impl Interpreter {
         let code_factor = fde.cie().code_alignment_factor();
         let data_factor = fde.cie().data_alignment_factor();
         let mut state = initial;
-        let (mut address, end) = (fde.initial_address(), fde.end_address());
+        let mut address = fde.initial_address();
+        let end = address.saturating_add(fde.len());
         loop {
             let instruction = match instructions.next() {
                 Ok(Some(instruction)) => instruction,
@@ -186,6 +190,7 @@ impl Interpreter {
                 Err(_) => {
                     self.broken += 1;
                     state.cfa = Cfa::Unknown(Unsupported::Instruction);
+                    state.return_address = Saved::Unknown;
                     break;
                 }
             };
@@ -266,11 +271,7 @@ impl Interpreter {
                 state.cfa = shape.map_or(Cfa::Unknown(Unsupported::CfaExpression), Cfa::Expression);
             }
             I::Undefined { register } => set(state, register, Saved::Undefined),
-            // Said of rsp, or of the return address, it is no frame that returns.
             I::SameValue { register: X86_64::RBP } => state.rbp = Saved::Unsaid,
-            I::SameValue { register } | I::Register { dest_register: register, .. } => {
-                set(state, register, Saved::Unknown);
-            }
             I::Offset { register, factored_offset } => {
                 if let Some(saved) = state.register(register) {
                     *saved = scaled(factored_offset);
@@ -279,7 +280,12 @@ impl Interpreter {
             I::OffsetExtendedSf { register, factored_offset } => set(state, register, scaled_signed(factored_offset)),
             I::ValOffset { register: X86_64::RSP, factored_offset: 0 }
             | I::ValOffsetSf { register: X86_64::RSP, factored_offset: 0 } => state.rsp = Saved::Unsaid,
-            I::ValOffset { register, .. } | I::ValOffsetSf { register, .. } | I::ValExpression { register, .. } => {
+            // Said of rsp or of the return address, "the same value" is no frame that returns.
+            I::SameValue { register }
+            | I::Register { dest_register: register, .. }
+            | I::ValOffset { register, .. }
+            | I::ValOffsetSf { register, .. }
+            | I::ValExpression { register, .. } => {
                 set(state, register, Saved::Unknown);
             }
             I::Expression { register, ref expression } => {
@@ -305,7 +311,7 @@ impl Interpreter {
                 None => return Err(Unsupported::Instruction),
             },
             I::ArgsSize { .. } | I::Nop => {}
-            _ => return Err(Unsupported::Instruction),
+            I::NegateRaState => return Err(Unsupported::Instruction),
         }
         Ok(Effect::None)
     }

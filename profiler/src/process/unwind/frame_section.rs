@@ -105,7 +105,8 @@ impl<'d, K: Kind<'d>> FrameSection<'d, K> {
             match self.function(this) {
                 Some(fde) if fde.len() > 0 => {
                     let entry = u32::try_from(this).map_err(|_| Refused::Malformed("section of 4 GiB"))?;
-                    found(Described { start: fde.initial_address(), end: fde.end_address(), entry })?;
+                    let start = fde.initial_address();
+                    found(Described { start, end: start.saturating_add(fde.len()), entry })?;
                 }
                 Some(_) => {}
                 None => self.malformed += 1,
@@ -126,12 +127,11 @@ impl<'d, K: Kind<'d>> FrameSection<'d, K> {
         let Some(fde) = self.function(entry as usize) else { return Ok(()) };
         let key = fde.cie().offset();
         let Some(cie) = self.cies.get_mut(&key) else { return Ok(()) };
-        let initial = match cie.initial {
-            Some(state) => state,
-            None => {
-                let instructions = cie.entry.instructions(&self.kind, &self.bases);
-                *cie.initial.insert(interpreter.initial_state(&cie.entry, instructions, &self.kind)?)
-            }
+        let initial = if let Some(state) = cie.initial {
+            state
+        } else {
+            let instructions = cie.entry.instructions(&self.kind, &self.bases);
+            *cie.initial.insert(interpreter.initial_state(&cie.entry, instructions, &self.kind)?)
         };
         let instructions = fde.instructions(&self.kind, &self.bases);
         interpreter.run(&fde, initial, instructions, &self.kind, row)

@@ -69,7 +69,7 @@ pub(super) fn plt_rule<S: Source + ?Sized>(source: &S, plt: Extent) -> Option<Ru
         return None;
     }
     let mut entry = [0; ENTRY as usize];
-    source.read(plt.offset + ENTRY, &mut entry).ok()?;
+    source.read(plt.offset.checked_add(ENTRY)?, &mut entry).ok()?;
     if entry.starts_with(&JUMP_INDIRECT) {
         // jmp *slot (6 bytes); push index (5): pushed from the 11th byte on.
         Some(Rule::plt(11))

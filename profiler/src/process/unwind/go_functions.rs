@@ -57,8 +57,11 @@ pub(super) fn top_frames(table: &[u8], text: u64, mut found: impl FnMut(u64, u64
             Some(u64::from_le_bytes(array(list, at)?))
         }
     };
+    if count > list.len() / (2 * layout.entry) {
+        return None;
+    }
     // A last number says where the last function ends.
-    for index in 0..count.min(list.len() / (2 * layout.entry)) {
+    for index in 0..count {
         let record = usize::try_from(number(2 * index + 1)?).ok()?;
         let flags = record.checked_add(layout.flags).and_then(|at| list.get(at)).copied()?;
         if flags & TOP_FRAME != 0 {

@@ -120,13 +120,15 @@ impl Image {
     }
 }
 
+type Programs = Vec<ProgramHeader64<LE>>;
+
 struct Headers<'s, S: ?Sized> {
     source: &'s S,
     length: u64,
 }
 
 impl<'s, S: Source + ?Sized> Headers<'s, S> {
-    fn new(source: &'s S) -> Result<(Self, FileHeader64<LE>, Vec<ProgramHeader64<LE>>), Refused> {
+    fn new(source: &'s S) -> Result<(Self, FileHeader64<LE>, Programs), Refused> {
         let headers = Self { source, length: source.length()? };
         let file = headers.file()?;
         let count = u64::from(file.e_phnum.get(LE));

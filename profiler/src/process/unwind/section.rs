@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use object::LittleEndian as LE;
-use object::elf::{CompressionHeader64, ELFCOMPRESS_ZLIB, ELFCOMPRESS_ZSTD};
+use object::elf::{CompressionHeader64, ELFCOMPRESS_ZLIB};
 use object::pod::from_bytes;
 
 use super::image::Extent;
@@ -45,14 +45,10 @@ fn unpack(packed: &[u8], budget: &mut Budget) -> Result<Vec<u8>, Refused> {
     let (header, stream) = from_bytes::<CompressionHeader64<LE>>(packed).map_err(|()| WHAT)?;
     let size = budget.take(header.ch_size.get(LE))? as u64;
     let mut bytes = Vec::new();
-    let unpacked = match header.ch_type.get(LE) {
-        ELFCOMPRESS_ZLIB => flate2::bufread::ZlibDecoder::new(stream).take(size).read_to_end(&mut bytes),
-        ELFCOMPRESS_ZSTD => zstd::Decoder::with_buffer(stream).and_then(|mut decoder| {
-            // The window is what the decoder takes memory for.
-            decoder.window_log_max(23)?;
-            decoder.take(size).read_to_end(&mut bytes)
-        }),
-        _ => return Err(WHAT),
-    };
+    // Nobody packs this section with zstd, and its decoder here is written in C.
+    if header.ch_type.get(LE) != ELFCOMPRESS_ZLIB {
+        return Err(WHAT);
+    }
+    let unpacked = flate2::bufread::ZlibDecoder::new(stream).take(size).read_to_end(&mut bytes);
     if unpacked.is_ok_and(|length| length as u64 == size) { Ok(bytes) } else { Err(WHAT) }
 }

@@ -4,4 +4,5 @@
 
 mod framehop_walks;
 mod gimli_rows;
+mod known_code;
 mod real_files;

@@ -19,8 +19,11 @@ impl Exposition for Remembered {
     }
 
     fn sample(&mut self, labels: Labels<'_>, value: Value<'_>) {
-        let labels: Vec<String> =
-            labels.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name}={value}")).collect();
+        let labels: Vec<String> = labels
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         let value = match value {
             Value::Number(number) => number,
             Value::Histogram(counts, _) => counts.iter().sum::<u64>() as f64,
@@ -55,7 +58,9 @@ fn windows_add_up_exactly() {
     let at = |name: &str| samples.get(name).copied().unwrap_or(f64::NAN);
     assert!((at(&format!("profiler_cpu_seconds_total {web},mode=user")) - 12.6).abs() < 1e-9);
     assert!((at(&format!("profiler_syscall_duration_seconds {web},syscall=recvfrom")) - 180_000.0).abs() < 1e-9);
-    assert!((at(&format!("profiler_syscall_errors_total {web},syscall=recvfrom,errno=EAGAIN")) - 63_000.0).abs() < 1e-9);
+    assert!(
+        (at(&format!("profiler_syscall_errors_total {web},syscall=recvfrom,errno=EAGAIN")) - 63_000.0).abs() < 1e-9
+    );
     assert!((at(&format!("profiler_pressure_ratio {web},resource=cpu")) - 0.21).abs() < 1e-9);
     assert!(!samples.contains_key(&format!("profiler_pressure_ratio {web},resource=memory")));
     let states: f64 = samples

@@ -26,7 +26,7 @@ impl Memory for Stack {
 }
 
 fn word(address: u64) -> Option<u64> {
-    let index = address.checked_sub(STACK).filter(|_| address % 8 == 0)? / 8;
+    let index = address.checked_sub(STACK).filter(|_| address.is_multiple_of(8))? / 8;
     (index < STACK_WORDS).then(|| STACK + 8 * (index + 1 + (index * 2_654_435_761) % (STACK_WORDS - index)))
 }
 
