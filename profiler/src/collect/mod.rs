@@ -52,7 +52,7 @@ const NAMES_AT_START: Duration = Duration::from_millis(1500);
 const NAMES_AT_END: Duration = Duration::from_millis(1500);
 
 /// How long the unwind tables of what runs already are waited for.
-const TABLES_AT_START: Duration = Duration::from_millis(2000);
+const TABLES_AT_START: Duration = Duration::from_secs(2);
 
 /// What to collect, and of whom.
 #[derive(Debug, Clone)]

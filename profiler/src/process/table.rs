@@ -409,7 +409,9 @@ impl ProcessTable {
     pub(super) fn set_unwinder(&mut self, unwinder: Unwinder, first: &[Pid]) {
         self.unwinder = Some(unwinder);
         let known: Vec<Pid> = self.lives.keys().copied().collect();
-        known.into_iter().for_each(|pid| self.change(pid, Ask::Later));
+        for pid in known {
+            self.change(pid, Ask::Later);
+        }
         self.tell_unwinder();
         let mut programs: Vec<(bool, u64, Arc<Mappings>)> = Vec::new();
         for (pid, lives) in &self.lives {

@@ -256,7 +256,9 @@ impl Unwinder {
         let unused = self.tables.forget_unnamed(is_alive, &self.maps);
         if !unused.is_empty() {
             self.maps.wait_for_programs();
-            unused.into_iter().for_each(|extent| self.places.give_back(extent));
+            for extent in unused {
+                self.places.give_back(extent);
+            }
         }
     }
 
@@ -377,7 +379,9 @@ impl Unwinder {
             return self.places.free_words() > before;
         }
         self.maps.wait_for_programs();
-        gone.into_iter().for_each(|extent| self.places.give_back(extent));
+        for extent in gone {
+            self.places.give_back(extent);
+        }
         true
     }
 
