@@ -112,6 +112,19 @@ impl Collection {
         profile.coverage = self.coverage();
         let events_lost = self.tracker.call(ProcessTable::take_events_lost)?;
         add_loss(&mut profile.coverage.other_losses, "process_events_lost", events_lost);
+        if let Some(unwinder) = self.tracker.call(ProcessTable::take_unwinder_counters)? {
+            tracing::debug!("unwind tables: {} built, {} rows", unwinder.built, unwinder.rows);
+            for (reason, n) in [
+                ("unwind_bad_files", unwinder.bad),
+                ("unwind_tables_without_room", unwinder.no_room),
+                ("unwind_mappings_without_room", unwinder.lists_without_room),
+                ("unwind_processes_without_room", unwinder.processes_without_room),
+                ("unwind_mappings_cut", unwinder.mappings_cut),
+                ("unwind_rules_refused", unwinder.rules_refused),
+            ] {
+                add_loss(&mut profile.coverage.other_losses, reason, n);
+            }
+        }
         for window in &self.windows {
             add_window(&mut containers, window);
         }
@@ -159,7 +172,9 @@ impl Collection {
             agent_cpu_ns: own_cpu_ns.saturating_sub(std::mem::replace(&mut self.own_cpu_ns, own_cpu_ns)),
             agent_rss_bytes: machine::peak_resident_bytes(),
             agent_pid: std::process::id(),
-            map_bytes: self.kernel.map_bytes(machine::threads()),
+            // Gone only if its thread is, and then so is everything else.
+            map_bytes: self.kernel.map_bytes(machine::threads())
+                + self.tracker.call(|table| table.unwinder_bytes()).unwrap_or(0),
             programs,
         }
     }

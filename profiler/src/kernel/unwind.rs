@@ -16,8 +16,7 @@ use aya_obj::generated::{
 use profiler_ebpf::unwind::{
     ProcessEntry, Rule, TableEntry,
     lookup::Segments,
-    rule::RULES,
-    storage::{PLACE_BITS, SEGMENT_BYTES, SEGMENTS, TABLES},
+    storage::{PLACE_BITS, SEGMENT_BYTES, SEGMENTS},
 };
 
 use super::{KernelError, mapped::MappedArray, sys};
@@ -91,11 +90,6 @@ impl UnwindMaps {
     /// Number of segments.
     pub fn segments(&self) -> u32 {
         self.segments.len() as u32
-    }
-
-    /// Memory of all the maps that the kernel takes at once or as needed, in bytes, without the processes.
-    pub fn bytes(&self) -> u64 {
-        (self.segments.len() * SEGMENT_BYTES + TABLES as usize * size_of::<TableEntry>() + RULES * 8) as u64
     }
 
     /// Stores words from a place on. What runs over the end of the segment is left out.
@@ -175,6 +169,7 @@ impl UnwindMaps {
     /// Maps of our own, which no program sees.
     #[cfg(test)]
     pub fn in_memory() -> Result<Self, Box<dyn std::error::Error>> {
+        use profiler_ebpf::unwind::{rule::RULES, storage::TABLES};
         let (_, tables) = super::mapped::testing::in_memory(TABLES as usize)?;
         let (_, rules) = super::mapped::testing::in_memory(RULES)?;
         Ok(Self { programs: Programs::None(std::collections::BTreeMap::new()), segments: Vec::new(), tables, rules })
@@ -263,8 +258,8 @@ mod tests {
         assert_eq!(maps.add_segment()?, 1);
         let second = 1 << PLACE_BITS;
         // One page of two rows, its directory, and a list of one mapping.
-        maps.write(second + 10, [0, 0x20 | 5 << 16]);
-        maps.write(second, [second + 10, 2]);
+        maps.write(second + 20, [0, 0x20 | 5 << 16]);
+        maps.write(second, [second + 20, 2]);
         maps.write(second + 4, [0x1000, 0, 0x2000, 0, 0x3_0000, 0, 7, 0]);
         maps.set_rule(5, Rule::rsp(24));
         maps.set_rule(rule::NO_INFO, Rule::no_info());

@@ -409,7 +409,9 @@ impl ProcessTable {
     pub(super) fn set_unwinder(&mut self, unwinder: Unwinder, first: &[Pid]) {
         self.unwinder = Some(unwinder);
         let known: Vec<Pid> = self.lives.keys().copied().collect();
-        known.into_iter().for_each(|pid| self.change(pid, Ask::Later));
+        for pid in known {
+            self.change(pid, Ask::Later);
+        }
         self.tell_unwinder();
         let mut programs: Vec<(bool, u64, Arc<Mappings>)> = Vec::new();
         for (pid, lives) in &self.lives {
@@ -483,9 +485,14 @@ impl ProcessTable {
         self.unwinder.as_ref().is_some_and(Unwinder::is_building)
     }
 
-    /// What the unwinder did, and the memory of everything that it takes in bytes, if there is one.
-    pub fn unwinder_counters(&self) -> Option<(UnwinderCounters, u64)> {
-        self.unwinder.as_ref().map(|unwinder| (unwinder.counters(), unwinder.bytes()))
+    /// What the unwinder did since the last call, if there is one.
+    pub fn take_unwinder_counters(&mut self) -> Option<UnwinderCounters> {
+        self.unwinder.as_mut().map(Unwinder::take_counters)
+    }
+
+    /// Memory that the unwinder took as it was needed, in bytes.
+    pub fn unwinder_bytes(&self) -> u64 {
+        self.unwinder.as_ref().map_or(0, Unwinder::bytes)
     }
 
     /// Walks the stack of a thread that sleeps: by tables, or by frame pointers where there is no unwinder.

@@ -42,6 +42,7 @@ impl Rules {
     }
 
     /// Rules there are.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.indices.len()
     }

@@ -61,7 +61,7 @@ struct Table {
 /// All tables.
 #[derive(Debug)]
 pub struct Tables {
-    tables: Vec<Table>,
+    by_number: Vec<Table>,
     by_module: FxHashMap<ModuleId, u32>,
     now_ns: u64,
     /// Rows that are there.
@@ -84,7 +84,7 @@ impl Tables {
         maps.set_table(BAD_FILE, TableEntry { state: table_state::BAD, ..TableEntry::default() });
         maps.set_table(VDSO, TableEntry { state: table_state::ABSENT, ..TableEntry::default() });
         Self {
-            tables: vec![table(Progress::Bad), table(Progress::Unasked)],
+            by_number: vec![table(Progress::Bad), table(Progress::Unasked)],
             by_module: FxHashMap::default(),
             now_ns: 0,
             rows: 0,
@@ -94,7 +94,7 @@ impl Tables {
     /// The number by which mappings of a file name its table; [`BAD_FILE`] when there is none left.
     pub fn number(&mut self, module: ModuleId, maps: &UnwindMaps) -> u32 {
         if let Some(&number) = self.by_module.get(&module) {
-            self.tables[number as usize].used_ns = self.now_ns;
+            self.by_number[number as usize].used_ns = self.now_ns;
             return number;
         }
         let fresh = Table {
@@ -104,13 +104,13 @@ impl Tables {
             lists: 0,
             used_ns: self.now_ns,
         };
-        let number = if self.tables.len() < TABLES as usize {
-            self.tables.push(fresh);
-            self.tables.len() as u32 - 1
+        let number = if self.by_number.len() < TABLES as usize {
+            self.by_number.push(fresh);
+            self.by_number.len() as u32 - 1
         } else {
-            let unused = self.tables.iter().skip(FIRST as usize).position(|table| table.module.is_none());
+            let unused = self.by_number.iter().skip(FIRST as usize).position(|table| table.module.is_none());
             let Some(unused) = unused else { return BAD_FILE };
-            self.tables[unused + FIRST as usize] = fresh;
+            self.by_number[unused + FIRST as usize] = fresh;
             unused as u32 + FIRST
         };
         maps.set_table(number, TableEntry { state: table_state::ABSENT, ..TableEntry::default() });
@@ -121,7 +121,7 @@ impl Tables {
     /// A file is in use.
     pub fn touch(&mut self, module: ModuleId) {
         if let Some(&number) = self.by_module.get(&module) {
-            self.tables[number as usize].used_ns = self.now_ns;
+            self.by_number[number as usize].used_ns = self.now_ns;
         }
     }
 
@@ -132,12 +132,12 @@ impl Tables {
 
     /// How far a table has come.
     pub fn progress(&self, number: u32) -> Progress {
-        self.tables.get(number as usize).map_or(Progress::Bad, |table| table.progress)
+        self.by_number.get(number as usize).map_or(Progress::Bad, |table| table.progress)
     }
 
     /// Notes how far a table has come, and tells the programs.
     pub fn set_progress(&mut self, number: u32, progress: Progress, maps: &UnwindMaps) {
-        let Some(table) = self.tables.get_mut(number as usize) else { return };
+        let Some(table) = self.by_number.get_mut(number as usize) else { return };
         table.progress = progress;
         maps.set_table_state(
             number,
@@ -153,7 +153,7 @@ impl Tables {
     /// A list names these tables.
     pub fn named(&mut self, tables: &[u32]) {
         for &number in tables {
-            if let Some(table) = self.tables.get_mut(number as usize) {
+            if let Some(table) = self.by_number.get_mut(number as usize) {
                 table.lists += 1;
             }
         }
@@ -162,7 +162,7 @@ impl Tables {
     /// A list that named these tables is gone, and a grace period over.
     pub fn unnamed(&mut self, tables: &[u32]) {
         for &number in tables {
-            if let Some(table) = self.tables.get_mut(number as usize) {
+            if let Some(table) = self.by_number.get_mut(number as usize) {
                 table.lists = table.lists.saturating_sub(1);
             }
         }
@@ -184,11 +184,15 @@ impl Tables {
     ) -> Laid {
         let mut extents = Vec::new();
         let Some((directory, count)) = write_rows(rows, places, rules, maps, &mut extents) else {
-            extents.into_iter().for_each(|extent| places.give_back(extent));
+            for extent in extents {
+                places.give_back(extent);
+            }
             return Laid::NoRoom;
         };
-        let Some(table) = self.tables.get_mut(number as usize) else {
-            extents.into_iter().for_each(|extent| places.give_back(extent));
+        let Some(table) = self.by_number.get_mut(number as usize) else {
+            for extent in extents {
+                places.give_back(extent);
+            }
             return Laid::NoRoom;
         };
         table.extents = extents;
@@ -204,7 +208,7 @@ impl Tables {
     /// used after `spared_ns`. What they had may be given away after a grace period.
     pub fn put_out(&mut self, words: u64, spared_ns: u64, maps: &UnwindMaps) -> Vec<Extent> {
         let mut order: Vec<(bool, u64, u32)> = (FIRST..)
-            .zip(self.tables.iter().skip(FIRST as usize))
+            .zip(self.by_number.iter().skip(FIRST as usize))
             .filter(|(_, table)| table.progress == Progress::Ready && table.used_ns <= spared_ns)
             .map(|(number, table)| (table.lists > 0, table.used_ns, number))
             .collect();
@@ -215,7 +219,7 @@ impl Tables {
                 break;
             }
             self.set_progress(number, Progress::NoRoom(self.now_ns), maps);
-            let gone = std::mem::take(&mut self.tables[number as usize].extents);
+            let gone = std::mem::take(&mut self.by_number[number as usize].extents);
             freed += gone.iter().map(|extent| u64::from(extent.words)).sum::<u64>();
             extents.extend(gone);
         }
@@ -226,7 +230,7 @@ impl Tables {
     /// after a grace period.
     pub fn forget_unnamed(&mut self, is_alive: impl Fn(ModuleId) -> bool, maps: &UnwindMaps) -> Vec<Extent> {
         let mut extents = Vec::new();
-        for (number, table) in (0_u32..).zip(&mut self.tables).skip(FIRST as usize) {
+        for (number, table) in (0_u32..).zip(&mut self.by_number).skip(FIRST as usize) {
             let Some(module) = table.module else { continue };
             if table.lists == 0 && table.progress != Progress::Asked && !is_alive(module) {
                 self.by_module.remove(&module);
@@ -237,18 +241,6 @@ impl Tables {
             }
         }
         extents
-    }
-
-    /// How many tables have come how far: (ready, without room, bad).
-    pub fn census(&self) -> (usize, usize, usize) {
-        let count = |wanted: fn(&Progress) -> bool| {
-            self.tables.iter().skip(FIRST as usize).filter(|table| wanted(&table.progress)).count()
-        };
-        (
-            count(|progress| *progress == Progress::Ready),
-            count(|progress| matches!(progress, Progress::NoRoom(_))),
-            count(|progress| *progress == Progress::Bad),
-        )
     }
 
     /// Rows laid out so far, those since put out included.

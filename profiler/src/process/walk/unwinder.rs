@@ -54,6 +54,8 @@ impl Default for UnwinderOptions {
 pub struct UnwinderCounters {
     /// Tables built.
     pub built: u64,
+    /// Their rows.
+    pub rows: u64,
     /// Files that no table could be built of.
     pub bad: u64,
     /// Tables that found no room.
@@ -108,6 +110,8 @@ pub struct Unwinder {
     /// Programs that run already, those first that run most.
     ahead: VecDeque<Arc<Mappings>>,
     counters: UnwinderCounters,
+    rows_told: u64,
+    refused_told: u64,
 }
 
 impl Unwinder {
@@ -123,6 +127,8 @@ impl Unwinder {
             retired: VecDeque::new(),
             ahead: VecDeque::new(),
             counters: UnwinderCounters::default(),
+            rows_told: 0,
+            refused_told: 0,
             options,
             maps,
         };
@@ -130,19 +136,22 @@ impl Unwinder {
         Ok(this)
     }
 
-    /// What was done so far.
-    pub fn counters(&self) -> UnwinderCounters {
-        UnwinderCounters { rules_refused: self.rules.refused(), ..self.counters }
+    /// What was done since the last call.
+    pub fn take_counters(&mut self) -> UnwinderCounters {
+        let rows = self.tables.rows();
+        let refused = self.rules.refused();
+        let taken = UnwinderCounters {
+            rows: rows - std::mem::replace(&mut self.rows_told, rows),
+            rules_refused: refused - std::mem::replace(&mut self.refused_told, refused),
+            ..self.counters
+        };
+        self.counters = UnwinderCounters::default();
+        taken
     }
 
-    /// Memory of everything that stacks are walked by, in bytes.
+    /// Memory of segments and processes, in bytes: what comes to the maps' fixed sizes.
     pub fn bytes(&self) -> u64 {
-        self.maps.bytes() + self.lists.processes().count() as u64 * PROCESS_BYTES
-    }
-
-    /// How many tables are (there, without room, of no use).
-    pub fn census(&self) -> (usize, usize, usize) {
-        self.tables.census()
+        u64::from(self.maps.segments()) * SEGMENT_BYTES as u64 + self.lists.processes() as u64 * PROCESS_BYTES
     }
 
     /// Makes a process's mappings known, where they are not already.
@@ -179,11 +188,6 @@ impl Unwinder {
             self.retire(Some(unused));
         }
         self.maps.forget_process(pid.0);
-    }
-
-    /// Processes whose mappings are known.
-    pub fn processes(&self) -> Vec<Pid> {
-        self.lists.processes().collect()
     }
 
     /// Has the tables built that these mappings name, unless they are there, or cannot be.
@@ -252,7 +256,9 @@ impl Unwinder {
         let unused = self.tables.forget_unnamed(is_alive, &self.maps);
         if !unused.is_empty() {
             self.maps.wait_for_programs();
-            unused.into_iter().for_each(|extent| self.places.give_back(extent));
+            for extent in unused {
+                self.places.give_back(extent);
+            }
         }
     }
 
@@ -373,7 +379,9 @@ impl Unwinder {
             return self.places.free_words() > before;
         }
         self.maps.wait_for_programs();
-        gone.into_iter().for_each(|extent| self.places.give_back(extent));
+        for extent in gone {
+            self.places.give_back(extent);
+        }
         true
     }
 
