@@ -57,7 +57,9 @@ impl Daemon {
         let stderr = child.stderr.take().context("a daemon without standard error")?;
         let log = Arc::new(Mutex::new(String::new()));
         let serving = follow(stderr, Arc::clone(&log));
-        if let Ok(address) = serving.recv_timeout(PATIENCE) { Ok(Self { child, address, log }) } else {
+        if let Ok(address) = serving.recv_timeout(PATIENCE) {
+            Ok(Self { child, address, log })
+        } else {
             drop(child.kill());
             drop(child.wait());
             bail!("the daemon does not serve:\n{}", log.lock().unwrap_or_else(PoisonError::into_inner))

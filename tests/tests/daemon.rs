@@ -88,7 +88,8 @@ impl Prometheus {
 
     /// The value of an expression that gives one.
     fn value(&self, expression: &str) -> Result<Option<f64>> {
-        let encoded: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let encoded: Vec<String> = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let encoded = encoded.concat();
         let Ok(mut stream) = TcpStream::connect(&self.address) else { return Ok(None) };
         let request = format!("GET /api/v1/query?query={encoded} HTTP/1.0\r\nHost: x\r\n\r\n");
         stream.write_all(request.as_bytes())?;

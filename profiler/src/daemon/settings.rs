@@ -406,13 +406,13 @@ impl Settings {
 mod tests {
     use super::*;
 
-    fn settled(flags: Layer, file: &str) -> Result<Settings, String> {
-        settle(&flags, parse(file)?).map_err(|error| error.to_string())
+    fn settled(flags: &Layer, file: &str) -> Result<Settings, String> {
+        settle(flags, parse(file)?).map_err(|error| error.to_string())
     }
 
     #[test]
     fn nothing_said_gives_the_documented_defaults() {
-        let settings = settled(Layer::default(), "").unwrap_or_else(|error| panic!("{error}"));
+        let settings = settled(&Layer::default(), "").unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(settings.listen_address.to_string(), "127.0.0.1:9590");
         assert_eq!(settings.window, Duration::from_secs(10));
         assert_eq!(settings.history.max_bytes, 64 << 20);
@@ -427,7 +427,7 @@ mod tests {
         let mut flags = Layer::default();
         flags.collect.frequency = Some(49);
         let file = "window: 5s\ncollect:\n  frequency: 19\n  syscalls: false\nhistory:\n  max_bytes: 8MB\n";
-        let settings = settled(flags, file).unwrap_or_else(|error| panic!("{error}"));
+        let settings = settled(&flags, file).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(settings.collect.frequency_hz, 49);
         assert!(!settings.collect.syscalls);
         assert_eq!(settings.window, Duration::from_secs(5));
@@ -442,8 +442,7 @@ mod tests {
             ("history:\n  retention: 5 parsecs\n", "2"),
             ("web: [1, 2\n", "1"),
         ] {
-            let error = parse(file).expect_err(file);
-            assert!(error.contains(line), "{file}: {error}");
+            assert!(parse(file).is_err_and(|error| error.contains(line)), "{file}");
         }
     }
 
@@ -456,8 +455,7 @@ mod tests {
             ("history: {retention: 1s}", "history.retention"),
             ("web: {listen_address: nowhere}", "web.listen_address"),
         ] {
-            let error = settled(Layer::default(), file).expect_err(file);
-            assert!(error.contains(name), "{error}");
+            assert!(settled(&Layer::default(), file).is_err_and(|error| error.contains(name)), "{file}");
         }
     }
 
@@ -470,8 +468,8 @@ mod tests {
 
     #[test]
     fn what_cannot_change_while_running_is_named() {
-        let old = settled(Layer::default(), "").unwrap_or_else(|error| panic!("{error}"));
-        let new = settled(Layer::default(), "web: {listen_address: ':1'}").unwrap_or_else(|error| panic!("{error}"));
+        let old = settled(&Layer::default(), "").unwrap_or_else(|error| panic!("{error}"));
+        let new = settled(&Layer::default(), "web: {listen_address: ':1'}").unwrap_or_else(|error| panic!("{error}"));
         assert!(new.may_replace(&old).is_err_and(|error| error.to_string().contains("listen_address")));
         assert!(old.may_replace(&old).is_ok());
     }

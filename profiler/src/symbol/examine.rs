@@ -41,7 +41,7 @@ pub fn examine(module: &Module) -> Result<Examined, Unresolved> {
         lines: copies.iter().any(ElfCopy::has_lines),
         unwind_table: own.unwind_table().is_some_and(|table| table.size > 4),
         go: own.go_table().is_some(),
-        build_id: own.build_id().iter().map(|byte| format!("{byte:02x}")).collect(),
+        build_id: hexadecimal(own.build_id()),
     })
 }
 
@@ -50,4 +50,13 @@ pub fn names_in(file: &PerfMapFile) -> usize {
     let mut map = PerfMap::default();
     map.refresh(file.file());
     map.len()
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -172,7 +172,8 @@ mod tests {
                 writeln!(file, "{line}000 10 old{line}")?;
             }
             assert_eq!(look(&mut map, &file, 0x4000).as_deref(), Some("old4"));
-            let anew: String = (1..=length).map(|line| format!("{line}000 10 new{line}\n")).collect();
+            let lines: Vec<String> = (1..=length).map(|line| format!("{line}000 10 new{line}\n")).collect();
+            let anew = lines.concat();
             file.set_len(0)?;
             file.write_all_at(anew.as_bytes(), 0)?;
             assert_eq!(look(&mut map, &file, 0x1000).as_deref(), Some("new1"), "{length}");

@@ -25,7 +25,10 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 
 /// Profiles merged a moment ago, by their entries.
 #[derive(Default)]
-pub struct Recent(Mutex<Vec<(Vec<u64>, Arc<Profile>, Instant)>>);
+pub struct Recent(Mutex<Vec<Merged>>);
+
+/// Windows by number, what they make together, and when it was last asked for.
+type Merged = (Vec<u64>, Arc<Profile>, Instant);
 
 impl Recent {
     /// Forgets what has not been asked for lately.

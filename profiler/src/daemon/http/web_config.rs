@@ -20,6 +20,9 @@ use rustls::{
 };
 use serde::Deserialize;
 
+/// Gives the path of a file that a setting (by name) points to, or says that it is missing.
+type Finder<'a> = dyn FnMut(&str, Option<PathBuf>) -> Result<PathBuf, String> + 'a;
+
 /// Headers that the file may set.
 const HEADERS: [&str; 5] = [
     "strict-transport-security",
@@ -182,8 +185,7 @@ impl Tls {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&versions)
             .map_err(|error| error.to_string())?;
-        let verifier = |path: Option<PathBuf>,
-                        file: &mut dyn FnMut(&str, Option<PathBuf>) -> Result<PathBuf, String>| {
+        let verifier = |path: Option<PathBuf>, file: &mut Finder<'_>| {
             let path = file("client_ca_file", path)?;
             let mut roots = RootCertStore::empty();
             for certificate in read(&path)? {

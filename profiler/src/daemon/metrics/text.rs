@@ -17,42 +17,42 @@ pub const HISTOGRAM_LINES: usize = 16;
 pub struct Text {
     format: Format,
     family: Family,
-    text: String,
+    written: String,
 }
 
 impl Text {
     /// Empty; `format` is one of the two text formats.
     pub fn new(format: Format) -> Self {
         let family = Family { name: "", help: "", kind: Kind::Gauge };
-        Self { format, family, text: String::new() }
+        Self { format, family, written: String::new() }
     }
 
     /// The whole text.
     pub fn finish(mut self) -> String {
         if self.format == Format::OpenMetrics {
-            self.text.push_str("# EOF\n");
+            self.written.push_str("# EOF\n");
         }
-        self.text
+        self.written
     }
 
     /// `suffix` goes behind the family's name, `more` behind the labels.
     fn line(&mut self, suffix: &str, labels: Labels<'_>, more: Option<(&str, &str)>, value: f64) {
-        self.text.push_str(self.family.name);
-        self.text.push_str(suffix);
+        self.written.push_str(self.family.name);
+        self.written.push_str(suffix);
         let mut separator = '{';
         for (name, value) in labels.iter().copied().chain(more).filter(|(_, value)| !value.is_empty()) {
-            self.text.push(separator);
-            self.text.push_str(name);
-            self.text.push_str("=\"");
-            escape(value, &mut self.text);
-            self.text.push('"');
+            self.written.push(separator);
+            self.written.push_str(name);
+            self.written.push_str("=\"");
+            escape(value, &mut self.written);
+            self.written.push('"');
             separator = ',';
         }
         if separator == ',' {
-            self.text.push('}');
+            self.written.push('}');
         }
         // Writing to a string cannot fail.
-        writeln!(self.text, " {value}").ok();
+        writeln!(self.written, " {value}").ok();
     }
 }
 
@@ -70,7 +70,7 @@ impl Exposition for Text {
             Format::Text | Format::Protobuf => family.name,
         };
         // Writing to a string cannot fail.
-        writeln!(self.text, "# HELP {name} {}.\n# TYPE {name} {kind}", family.help).ok();
+        writeln!(self.written, "# HELP {name} {}.\n# TYPE {name} {kind}", family.help).ok();
     }
 
     fn sample(&mut self, labels: Labels<'_>, value: Value<'_>) {
