@@ -1,7 +1,7 @@
 //! The analysis: a profile in; ranked optimization targets out.
 //!
-//! Pure functions, one file a kind. [`scene`] works out what all kinds look at; each kind claims time in the order of
-//! [`Kind::ALL`], so that no thread-second is claimed twice and the most specific kind has it; [`finish`] turns claims
+//! Pure functions, one file a kind. `scene` works out what all kinds look at; each kind claims time in the order of
+//! [`Kind::ALL`], so that no thread-second is claimed twice and the most specific kind has it; `finish` turns claims
 //! into targets, ranks them and withholds them where too little was seen. `docs/targets.md` gives the rules in words.
 
 mod busy_poll;
