@@ -261,7 +261,9 @@ fn frames(symbol: &Sym<'_>, module: &Arc<str>) -> ResolvedFrames {
         line: code.and_then(|code| code.line).unwrap_or(0),
         unresolved: None,
     };
-    let outermost = frame(&symbol.name, FrameKind::User, symbol.code_info.as_deref());
+    // GCC's own second name for a function that others may replace: the same code.
+    let name = symbol.name.strip_suffix(".localalias").unwrap_or(&symbol.name);
+    let outermost = frame(name, FrameKind::User, symbol.code_info.as_deref());
     let inlined = symbol.inlined.iter().map(|f| frame(&f.name, FrameKind::UserInlined, f.code_info.as_ref()));
     std::iter::once(outermost).chain(inlined).collect()
 }
