@@ -92,7 +92,7 @@ fn a_way_back_from_a_signal_is_found_in_either_encoding_and_across_reads() {
 #[test]
 fn entries_of_linkage_tables_are_told_by_their_bytes() {
     let plt = |entry: &[u8]| {
-        let mut bytes = vec![0; 64];
+        let mut bytes = [0; 64];
         bytes[16..16 + entry.len()].copy_from_slice(entry);
         plt_rule(&bytes[..], Extent { offset: 0, size: 64, address: 0x1000, compressed: false })
     };
