@@ -23,6 +23,7 @@ pub mod sideband;
 mod table;
 mod tracker;
 pub mod unwind;
+mod vdso;
 mod walk;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use module::{FileIdentity, Module, ModuleCounters, ModuleId, Modules};
 pub use perf_map::{PerfMapFile, PerfMapRefusal, PerfMaps, perf_map_path};
 pub use table::{ProcessCounters, ProcessTable};
 pub use tracker::{Tracker, TrackerError, TrackerOptions};
+pub(crate) use vdso::own_vdso;
 pub use walk::{UnwinderCounters, UnwinderOptions};
 
 /// A process, by its id in the initial pid namespace (what the kernel calls tgid).

@@ -1,19 +1,13 @@
 //! The thread that builds tables. In: files. Out: their rows, or that they have none.
 
-use std::{
-    fs::File,
-    io,
-    os::{fd::OwnedFd, unix::fs::FileExt},
-    sync::Arc,
-    thread::JoinHandle,
-};
+use std::{io, os::fd::OwnedFd, sync::Arc, thread::JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use profiler_ebpf::unwind::{Row, Rule};
 
 use super::tables;
 use crate::process::{
-    Module, parse_line,
+    Module, own_vdso,
     unwind::{Limits, Refused, Table, build},
 };
 
@@ -139,29 +133,5 @@ fn build_table(subject: &Subject) -> Built {
             tracing::debug!("no unwind table of {name}: {refused}");
             Built::Bad
         }
-    }
-}
-
-/// The vDSO is the same for all processes of this architecture: our own.
-fn own_vdso() -> Option<Vec<u8>> {
-    const LARGEST: u64 = 1 << 20;
-    let maps = std::fs::read("/proc/self/maps").ok()?;
-    let range = maps.split(|byte| *byte == b'\n').filter_map(parse_line).find(|line| line.name == "[vdso]")?;
-    let length = range.end - range.start;
-    if length > LARGEST {
-        return None;
-    }
-    let mut image = vec![0; length as usize];
-    File::open("/proc/self/mem").ok()?.read_exact_at(&mut image, range.start).ok()?;
-    Some(image)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn our_own_vdso_is_an_elf_image() {
-        assert!(own_vdso().is_none_or(|image| image.starts_with(b"\x7fELF")));
     }
 }
