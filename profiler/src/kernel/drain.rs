@@ -13,9 +13,6 @@ use rustc_hash::FxHashMap;
 
 use super::{Event, Kernel, KernelError, Record, cost::WindowCosts, sys};
 
-/// Pairs that the kernel side has room for.
-const WAITED_BEHIND_ENTRIES: usize = 4096;
-
 /// One container's exact account of a window, summed over CPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerAccount {
@@ -287,7 +284,7 @@ impl Kernel {
             }
         }
         // Pairs that have stopped meeting make room before others find none.
-        if count * 4 > WAITED_BEHIND_ENTRIES * 3 {
+        if count * 4 > self.sizes.waited_behind() as usize * 3 {
             for key in idle {
                 self.drop_waited_behind(key);
             }
@@ -305,7 +302,7 @@ impl Kernel {
 
     /// Pairs known, and those that there is room for.
     pub(super) fn waited_behind_use(&self) -> (u64, u64) {
-        (self.so_far.waited_behind.len() as u64, WAITED_BEHIND_ENTRIES as u64)
+        (self.so_far.waited_behind.len() as u64, u64::from(self.sizes.waited_behind()))
     }
 
     fn drop_waited_behind(&mut self, key: u64) {

@@ -77,6 +77,11 @@ impl Sizes {
         })
     }
 
+    /// Pairs of containers of which one waits behind the other. Few of all that are possible ever meet.
+    pub(super) fn waited_behind(self) -> u32 {
+        (self.containers * 64).clamp(4096, 65_536)
+    }
+
     fn ledger_rows(self) -> usize {
         2 * (self.cpus as usize + 1) * self.containers as usize
     }
@@ -326,6 +331,7 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         .map_max_entries(map::CONTAINER_CGROUPS, containers)
         .map_max_entries(map::CONTAINER_FREE, containers)
         .map_max_entries(map::CONTAINER_FILTER, containers)
+        .map_max_entries(map::WAITED_BEHIND, sizes.waited_behind())
         .map_max_entries(map::SYSCALL_INDEX, containers * SYSCALLS as u32)
         .map_max_entries(map::SYSCALLS, 2 * sizes.syscall_rows)
         .map_max_entries(map::ON_CPU_RINGS, sizes.cpus)
