@@ -63,7 +63,7 @@ impl Builder {
         let thread = std::thread::Builder::new().name("unwind-tables".into()).spawn(move || {
             hurry();
             for (number, subject) in asked {
-                if answers.send((number, build_table(&subject))).is_err() {
+                if answers.send((number, build_guarded(&subject))).is_err() {
                     return;
                 }
                 // It fails only when the counter is full, and then the other thread is awake anyway.
@@ -114,6 +114,24 @@ fn hurry() {
     }
 }
 
+/// A panic in a parser is a bug, but one file must not end the building of all others' tables: it counts as one that cannot be
+/// understood.
+fn build_guarded(subject: &Subject) -> Built {
+    guarded(|| build_table(subject)).unwrap_or_else(|| {
+        let name = match subject {
+            Subject::Module(module) => module.name(),
+            Subject::Vdso => "[vdso]",
+        };
+        tracing::error!("building the unwind table of {name} panicked: please report it with the file");
+        Built::Bad
+    })
+}
+
+/// What `work` returns; nothing if it panics. It leaves nothing behind that anybody else sees.
+fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
+}
+
 fn build_table(subject: &Subject) -> Built {
     let limits = Limits::default();
     let (name, table) = match subject {
@@ -133,5 +151,16 @@ fn build_table(subject: &Subject) -> Built {
             tracing::debug!("no unwind table of {name}: {refused}");
             Built::Bad
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parser_that_panics_costs_its_own_file_only() {
+        assert_eq!(guarded(|| 3), Some(3));
+        assert_eq!(guarded(|| -> u32 { panic!("a file that nobody thought of") }), None);
     }
 }
