@@ -57,7 +57,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { section_bytes: 32 << 20, functions: 1 << 20, instructions: 32 << 20, rows: 4 << 20, derived_instructions: 2 << 20 }
+        Self {
+            section_bytes: 32 << 20,
+            functions: 1 << 20,
+            instructions: 32 << 20,
+            rows: 4 << 20,
+            derived_instructions: 2 << 20,
+        }
     }
 }
 

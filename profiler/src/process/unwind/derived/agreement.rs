@@ -37,7 +37,8 @@ pub fn agreement<S: Source + ?Sized>(source: &S, limits: &Limits) -> Result<Agre
     let code = Code::new(&image.segments)?;
     let text = Text::read(source, &image, SEGMENTS_MAX)?
         .ok_or(Refused::TooLarge { what: "bytes of segments", limit: SEGMENTS_MAX })?;
-    let gaps: Vec<(u64, u64)> = code.gaps(std::iter::empty()).into_iter().filter_map(|gap| code.addresses(gap)).collect();
+    let gaps: Vec<(u64, u64)> =
+        code.gaps(std::iter::empty()).into_iter().filter_map(|gap| code.addresses(gap)).collect();
     let nothing = Described::default();
     let mut flow = Flow::new(&text, &nothing, limits.derived_instructions);
     explore(&mut flow, &image, &text, &gaps);

@@ -6,7 +6,10 @@
 //! reached a return; what waits in the end waits for functions that never return. Ways behind calls through pointers, of which
 //! that is not known, are *weak*: they are taken when nothing else is left, and give way to others.
 
-use iced_x86::{Code as Encoding, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Code as Encoding, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind,
+    Register,
+};
 use rustc_hash::FxHashMap;
 
 use super::jump_table::Clues;
@@ -242,7 +245,9 @@ impl<'t> Flow<'t> {
         loop {
             if !is_first && self.begins_another(function, address) {
                 // Behind the function's last instruction lies another function: that one is fallen into, or never run.
-                return if state.is_back() { self.tail(function, address) };
+                return if state.is_back() {
+                    self.tail(function, address)
+                };
             }
             if self.described.find(address).is_some() {
                 return self.note_returns(function, Returns::Perhaps);
@@ -346,8 +351,7 @@ impl<'t> Flow<'t> {
             self.visits.insert(address, Visit { state, length: 1, way, revisits: 0, function });
             return Some(state);
         };
-        if known.function != function
-            && self.functions.get(function as usize).is_some_and(|function| function.guessed)
+        if known.function != function && self.functions.get(function as usize).is_some_and(|function| function.guessed)
         {
             if known.state.contradicts(state) {
                 self.broke(function, way);
@@ -381,7 +385,7 @@ impl<'t> Flow<'t> {
         } else if self.text.code(target).is_some() {
             let callee = self.function_at(target, State::ENTRY);
             let known = self.functions.get(callee as usize).map_or(Returns::Perhaps, |callee| callee.returns);
-                if known != Returns::Yes
+            if known != Returns::Yes
                 && let Some(callee) = self.functions.get_mut(callee as usize)
             {
                 callee.waiting.push(Waiting::Way(step));

@@ -66,7 +66,10 @@ impl Clues {
 
     fn base(&self, register: Register) -> Option<u64> {
         let newest_first = (1..=BASES).map(|back| (usize::from(self.next) + 2 * BASES - back) % BASES);
-        newest_first.filter_map(|at| self.bases.get(at)).find(|(held_in, _)| *held_in == register).map(|(_, base)| *base)
+        newest_first
+            .filter_map(|at| self.bases.get(at))
+            .find(|(held_in, _)| *held_in == register)
+            .map(|(_, base)| *base)
     }
 
     fn entries(&self, jump: u64, text: &Text, entry: impl Fn(u64) -> Option<u64>) -> Vec<u64> {

@@ -70,7 +70,8 @@ pub(super) fn rows<S: Source + ?Sized>(
     let mut flow = Flow::new(&text, &described, instructions);
     explore(&mut flow, image, &text, &gaps);
     outcome.cut_off = flow.is_exhausted();
-    let mut visits: Vec<_> = flow.visits().filter_map(|(address, visit)| Some((address, visit.length, visit.state.rule()?))).collect();
+    let mut visits: Vec<_> =
+        flow.visits().filter_map(|(address, visit)| Some((address, visit.length, visit.state.rule()?))).collect();
     visits.sort_unstable_by_key(|(address, ..)| *address);
     let mut runs = visits.into_iter().peekable();
     while let Some((start, length, rule)) = runs.next() {
@@ -89,7 +90,10 @@ pub(super) fn rows<S: Source + ?Sized>(
 }
 
 fn explore(flow: &mut Flow, image: &Image, text: &Text, gaps: &[(u64, u64)]) {
-    flow.explore(image.entry, State::OUTERMOST);
+    // Libraries have no entry.
+    if image.entry != 0 {
+        flow.explore(image.entry, State::OUTERMOST);
+    }
     for word in text.data_words() {
         if flow.is_open(word) && !flow.is_reached(word) {
             flow.guess(word, State::ENTRY);

@@ -238,7 +238,8 @@ impl State {
         }
         let info = factory.info_options(instruction, InstructionInfoOptions::NO_MEMORY_USAGE);
         for used in info.used_registers() {
-            let written = !matches!(used.access(), OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
+            let written =
+                !matches!(used.access(), OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess);
             match used.register().full_register() {
                 Register::RSP if written => self.depth = None,
                 Register::RBP if written => self.rbp = Rbp::Other,

@@ -27,7 +27,8 @@ impl Text {
 
     /// From an address to the end of its segment.
     pub fn bytes(&self, address: u64) -> Option<&[u8]> {
-        let (segment, bytes) = self.parts.iter().find(|(segment, _)| (segment.address..segment.end()).contains(&address))?;
+        let (segment, bytes) =
+            self.parts.iter().find(|(segment, _)| (segment.address..segment.end()).contains(&address))?;
         bytes.get((address - segment.address) as usize..)
     }
 
