@@ -12,6 +12,7 @@ use iced_x86::{
 };
 use rustc_hash::FxHashMap;
 
+use super::by_address::ByAddress;
 use super::jump_table::Clues;
 use super::state::{Effect, Rbp, State};
 use super::text::Text;
@@ -22,6 +23,9 @@ const NEW_THREAD_BYTES: usize = 24;
 /// Times that an instruction is followed anew since another way reached it, at most.
 const REVISITS: u8 = 6;
 
+/// Ways that may wait at once, to be followed or for functions to return: 16 MiB of them.
+const WAITING_MAX: usize = 1 << 17;
+
 /// Whether a function comes back to who calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Returns {
@@ -31,6 +35,15 @@ enum Returns {
     Perhaps,
     /// There is one.
     Yes,
+}
+
+/// What must speak for a guess.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// Nothing: it is enough that nothing speaks against it.
+    None,
+    /// That it returns.
+    Returns,
 }
 
 /// How sure it is that a way is ever taken.
@@ -89,6 +102,13 @@ struct Step {
 pub(super) struct Described(pub Vec<(u64, u64)>);
 
 impl Described {
+    /// Where what is described next begins, seen from code that is not; `None` from code that is.
+    fn open_until(&self, address: u64) -> Option<u64> {
+        let after = self.0.partition_point(|(start, _)| *start <= address);
+        let inside = after.checked_sub(1).and_then(|before| self.0.get(before)).is_some_and(|(_, end)| address < *end);
+        (!inside).then(|| self.0.get(after).map_or(u64::MAX, |(start, _)| *start))
+    }
+
     fn find(&self, address: u64) -> Option<(u64, u64)> {
         let after = self.0.partition_point(|(start, _)| *start <= address);
         self.0.get(after.checked_sub(1)?).copied().filter(|(_, end)| address < *end)
@@ -102,9 +122,13 @@ pub(super) struct Flow<'t> {
     described_returns: FxHashMap<u64, Returns>,
     functions: Vec<Function>,
     by_entry: FxHashMap<u64, u32>,
-    visits: FxHashMap<u64, Visit>,
+    visits: ByAddress<Visit>,
     strong: Vec<Step>,
     weak: Vec<Step>,
+    /// Addresses of code that instructions load: pointers to functions.
+    loaded: Vec<u64>,
+    /// Ways and functions that wait for others to return.
+    waiting: usize,
     factory: InstructionInfoFactory,
     /// Instructions that may still be followed.
     budget: u64,
@@ -112,15 +136,18 @@ pub(super) struct Flow<'t> {
 
 impl<'t> Flow<'t> {
     pub fn new(text: &'t Text, described: &'t Described, budget: u64) -> Self {
+        let (first, end) = text.span();
         Self {
             text,
             described,
             described_returns: FxHashMap::default(),
             functions: Vec::new(),
             by_entry: FxHashMap::default(),
-            visits: FxHashMap::default(),
+            visits: ByAddress::new(first, end),
             strong: Vec::new(),
             weak: Vec::new(),
+            loaded: Vec::new(),
+            waiting: 0,
             factory: InstructionInfoFactory::new(),
             budget,
         }
@@ -138,17 +165,17 @@ impl<'t> Flow<'t> {
 
     /// Whether nothing is known of the code at an address, and there is some.
     pub fn is_open(&self, address: u64) -> bool {
-        self.described.find(address).is_none() && self.text.code(address).is_some()
+        self.text.is_code(address) && self.described.find(address).is_none()
     }
 
     /// How an instruction was reached, unless that makes no sense.
     pub fn visit(&self, address: u64) -> Option<&Visit> {
-        self.visits.get(&address).filter(|visit| self.is_sound(visit))
+        self.visits.get(address).filter(|visit| self.is_sound(visit))
     }
 
     /// Every instruction that was reached, in no order.
     pub fn visits(&self) -> impl Iterator<Item = (u64, &Visit)> {
-        self.visits.iter().filter(|(_, visit)| self.is_sound(visit)).map(|(address, visit)| (*address, visit))
+        self.visits.iter().filter(|(_, visit)| self.is_sound(visit))
     }
 
     fn is_sound(&self, visit: &Visit) -> bool {
@@ -169,8 +196,10 @@ impl<'t> Flow<'t> {
         }
     }
 
-    /// Follows what may be a function, or a part of one. It is one if it returns, and nothing speaks against it.
-    pub fn guess(&mut self, address: u64, state: State) {
+    /// Follows what may be a function, or a part of one. It is none if something speaks against it, or if, where that is asked
+    /// for, nothing speaks for it: that it returns.
+    pub fn guess(&mut self, address: u64, state: State, proof: Proof) {
+        let proof = if state == State::ENTRY && self.begins_function(address) { Proof::None } else { proof };
         if !self.is_open(address) || (state == State::ENTRY && self.by_entry.contains_key(&address)) {
             return;
         }
@@ -183,10 +212,45 @@ impl<'t> Flow<'t> {
         }
         self.run();
         if let Some(function) = self.functions.get_mut(number as usize) {
-            function.broken |= function.returns == Returns::No;
+            function.broken |= proof == Proof::Returns && function.returns == Returns::No;
         }
         if !self.is_whole(number) {
             self.by_entry.remove(&address);
+        }
+    }
+
+    /// Notes what the described function at an address loads: a C library is described where the program is not.
+    pub fn read_described(&mut self, address: u64) {
+        let Some((start, end)) = self.described.find(address) else { return };
+        let code = self.text.code(start).unwrap_or_default();
+        let code = code.get(..(end - start) as usize).unwrap_or(code);
+        for instruction in Decoder::with_ip(64, code, start, DecoderOptions::NONE) {
+            self.budget = self.budget.saturating_sub(1);
+            self.loaded.extend(loaded_address(&instruction).filter(|pointer| self.is_open(*pointer)));
+        }
+    }
+
+    /// Follows the functions that instructions load the addresses of.
+    pub fn guess_loaded(&mut self) {
+        while let Some(address) = self.loaded.pop() {
+            if !self.is_reached(address) {
+                self.guess(address, State::ENTRY, Proof::None);
+            }
+        }
+    }
+
+    /// Whether an instruction is one that functions begin with and hardly anything else.
+    pub fn begins_function(&self, address: u64) -> bool {
+        let Some(code) = self.text.code(address) else { return false };
+        let first = Decoder::with_ip(64, code, address, DecoderOptions::NONE).decode();
+        match first.mnemonic() {
+            Mnemonic::Endbr64 => true,
+            Mnemonic::Push => {
+                let kept = [Register::RBX, Register::RBP, Register::R12, Register::R13, Register::R14, Register::R15];
+                kept.contains(&first.op0_register())
+            }
+            Mnemonic::Sub => first.op0_register() == Register::RSP && first.op1_kind() != OpKind::Register,
+            _ => false,
         }
     }
 
@@ -228,6 +292,10 @@ impl<'t> Flow<'t> {
     }
 
     fn later(&mut self, step: Step) {
+        if self.strong.len() + self.weak.len() >= WAITING_MAX {
+            self.budget = 0;
+            return;
+        }
         if step.way == Way::Strong { self.strong.push(step) } else { self.weak.push(step) }
     }
 
@@ -241,7 +309,7 @@ impl<'t> Flow<'t> {
         let Some(code) = text.code(address) else { return self.broke(function, way) };
         let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
         let mut instruction = Instruction::default();
-        let mut is_first = true;
+        let (mut is_first, mut open_until) = (true, 0);
         loop {
             if !is_first && self.begins_another(function, address) {
                 // Behind the function's last instruction lies another function: that one is fallen into, or never run.
@@ -249,8 +317,11 @@ impl<'t> Flow<'t> {
                     self.tail(function, address)
                 };
             }
-            if self.described.find(address).is_some() {
-                return self.note_returns(function, Returns::Perhaps);
+            if address >= open_until {
+                match self.described.open_until(address) {
+                    Some(end) => open_until = end,
+                    None => return self.note_returns(function, Returns::Perhaps),
+                }
             }
             match self.arrive(function, address, state, way) {
                 Some(joined) => state = joined,
@@ -263,13 +334,19 @@ impl<'t> Flow<'t> {
             self.budget -= 1;
             decoder.decode_out(&mut instruction);
             if instruction.is_invalid() {
-                self.visits.remove(&address);
+                // No instruction is there, and no row speaks of one.
+                if let Some(visit) = self.visits.get_mut(address) {
+                    visit.state = State::UNKNOWN;
+                }
                 return self.broke(function, way);
             }
-            if let Some(visit) = self.visits.get_mut(&address) {
+            if let Some(visit) = self.visits.get_mut(address) {
                 visit.length = instruction.len() as u8;
             }
             clues.note(&instruction);
+            if let Some(pointer) = loaded_address(&instruction).filter(|pointer| self.is_open(*pointer)) {
+                self.loaded.push(pointer);
+            }
             let branch = |address, state| Step { function, address, state, way, clues };
             match instruction.flow_control() {
                 FlowControl::Next => {
@@ -346,7 +423,7 @@ impl<'t> Flow<'t> {
 
     /// What an instruction finds now that another way has reached it; `None` if there is nothing new.
     fn arrive(&mut self, function: u32, address: u64, state: State, way: Way) -> Option<State> {
-        let known = self.visits.get(&address).copied().filter(|visit| self.is_sound(visit));
+        let known = self.visits.get(address).copied().filter(|visit| self.is_sound(visit));
         let Some(known) = known else {
             self.visits.insert(address, Visit { state, length: 1, way, revisits: 0, function });
             return Some(state);
@@ -356,21 +433,22 @@ impl<'t> Flow<'t> {
             if known.state.contradicts(state) {
                 self.broke(function, way);
             } else {
-                // It goes on in what is known to be right.
-                let returns = self.functions.get(known.function as usize).map_or(Returns::No, |known| known.returns);
-                self.note_returns(function, returns.max(Returns::Perhaps));
+                self.goes_on_in(function, known.function);
             }
             return None;
         }
-        if known.function != function && (known.state.contradicts(state) || self.begins_another(function, address)) {
-            return None;
+        if known.function != function {
+            if known.state.contradicts(state) || self.begins_another(function, address) {
+                return None;
+            }
+            self.goes_on_in(function, known.function);
         }
         let joined = match way.cmp(&known.way) {
             std::cmp::Ordering::Less => return None,
             std::cmp::Ordering::Greater => state,
             std::cmp::Ordering::Equal => known.state.join(state),
         };
-        let visit = self.visits.get_mut(&address)?;
+        let visit = self.visits.get_mut(address)?;
         visit.way = way;
         if joined == known.state || known.revisits >= REVISITS {
             return None;
@@ -386,9 +464,11 @@ impl<'t> Flow<'t> {
             let callee = self.function_at(target, State::ENTRY);
             let known = self.functions.get(callee as usize).map_or(Returns::Perhaps, |callee| callee.returns);
             if known != Returns::Yes
+                && self.waiting < WAITING_MAX
                 && let Some(callee) = self.functions.get_mut(callee as usize)
             {
                 callee.waiting.push(Waiting::Way(step));
+                self.waiting += 1;
             }
             known
         } else {
@@ -408,10 +488,16 @@ impl<'t> Flow<'t> {
             return self.note_returns(function, returns);
         }
         let callee = self.function_at(target, State::ENTRY);
+        self.goes_on_in(function, callee);
+    }
+
+    /// A function ends in another, or shares its end with it.
+    fn goes_on_in(&mut self, function: u32, callee: u32) {
         let Some(callee) = self.functions.get_mut(callee as usize) else { return };
         let returns = callee.returns;
-        if returns != Returns::Yes {
+        if returns != Returns::Yes && self.waiting < WAITING_MAX {
             callee.waiting.push(Waiting::Caller(function));
+            self.waiting += 1;
         }
         self.note_returns(function, returns);
     }
@@ -425,6 +511,7 @@ impl<'t> Flow<'t> {
             };
             known.returns = returns;
             let waiting = std::mem::take(&mut known.waiting);
+            self.waiting = self.waiting.saturating_sub(waiting.len());
             for waiting in &waiting {
                 match waiting {
                     Waiting::Caller(caller) => told.push((*caller, returns)),
@@ -435,6 +522,7 @@ impl<'t> Flow<'t> {
             if returns != Returns::Yes
                 && let Some(known) = self.functions.get_mut(function as usize)
             {
+                self.waiting += waiting.len();
                 known.waiting = waiting;
             }
         }
@@ -492,7 +580,8 @@ impl<'t> Flow<'t> {
         let mut popped = None;
         for _ in 0..FAR {
             let here = decoder.ip();
-            let known = if here == address { None } else { self.visit(here).map(|visit| visit.state) };
+            let is_entry = here != address && self.by_entry.contains_key(&here);
+            let known = if here == address || is_entry { None } else { self.visit(here).map(|visit| visit.state) };
             if let Some(known) = known {
                 let depth = known.depth? - state.depth?;
                 return Some(match popped {
@@ -501,7 +590,7 @@ impl<'t> Flow<'t> {
                     None => State { depth: Some(depth), rbp: Rbp::Other, ..known },
                 });
             }
-            if self.described.find(here).is_some() {
+            if self.described.find(here).is_some() || is_entry {
                 return None;
             }
             self.budget = self.budget.checked_sub(1)?;
@@ -531,7 +620,9 @@ impl<'t> Flow<'t> {
                     state.follow(&instruction, &mut self.factory);
                 }
                 FlowControl::Call if is_near(&instruction) => {
-                    let callee = self.by_entry.get(&instruction.near_branch_target());
+                    let target = instruction.near_branch_target();
+                    self.explore(target, State::ENTRY);
+                    let callee = self.by_entry.get(&target);
                     let callee = callee.and_then(|callee| self.functions.get(*callee as usize));
                     if callee.is_some_and(|callee| callee.returns == Returns::No) {
                         return None;
@@ -545,6 +636,18 @@ impl<'t> Flow<'t> {
             }
         }
         None
+    }
+}
+
+/// The address that an instruction puts into a register, if that is all it does.
+fn loaded_address(instruction: &Instruction) -> Option<u64> {
+    match instruction.mnemonic() {
+        Mnemonic::Lea if instruction.is_ip_rel_memory_operand() => Some(instruction.ip_rel_memory_address()),
+        Mnemonic::Mov if instruction.op0_kind() == OpKind::Register => match instruction.op1_kind() {
+            OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64 => Some(instruction.immediate(1)),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

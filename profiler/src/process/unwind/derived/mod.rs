@@ -9,6 +9,7 @@
 //! last two only if following them makes sense: every return must be reached with the stack as it was.
 
 mod agreement;
+mod by_address;
 mod flow;
 mod jump_table;
 mod state;
@@ -18,7 +19,7 @@ use memchr::memmem;
 use profiler_ebpf::unwind::Rule;
 
 pub use agreement::{Agreement, agreement};
-use flow::{Described, Flow};
+use flow::{Described, Flow, Proof};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic};
 use state::State;
 use text::Text;
@@ -30,7 +31,7 @@ use super::{Refused, Source};
 /// Less code than this is not worth it: what every program's start is made of.
 const LEAST_BYTES: u64 = 4 << 10;
 /// Segments are read whole, up to this.
-const SEGMENTS_MAX: u64 = 48 << 20;
+const SEGMENTS_MAX: u64 = 16 << 20;
 /// Code that keeps a frame pointer at least once in so many bytes is led through by that.
 const FRAME_POINTER_BYTES: u64 = 2 << 10;
 
@@ -93,23 +94,27 @@ fn explore(flow: &mut Flow, image: &Image, text: &Text, gaps: &[(u64, u64)]) {
     // Libraries have no entry.
     if image.entry != 0 {
         flow.explore(image.entry, State::OUTERMOST);
+        flow.read_described(image.entry);
     }
+    flow.guess_loaded();
     for word in text.data_words() {
         if flow.is_open(word) && !flow.is_reached(word) {
-            flow.guess(word, State::ENTRY);
+            flow.guess(word, State::ENTRY, Proof::Returns);
+            flow.guess_loaded();
         }
     }
     // What nothing that was seen leads to: called through pointers that are computed, or behind what never returns.
     for (start, end) in gaps {
         let mut address = *start;
         while let Some(next) = first_unreached(flow, text, address, *end) {
-            if next.is_multiple_of(FUNCTION_ALIGNMENT) {
-                flow.guess(next, State::ENTRY);
+            if next.is_multiple_of(FUNCTION_ALIGNMENT) || flow.begins_function(next) {
+                flow.guess(next, State::ENTRY, Proof::Returns);
             }
             if !flow.is_reached(next) {
                 let state = flow.state_before(next).unwrap_or(State::ENTRY);
-                flow.guess(next, state);
+                flow.guess(next, state, Proof::Returns);
             }
+            flow.guess_loaded();
             address = if flow.is_reached(next) { next } else { behind_end(text, next, *end) };
             if flow.is_exhausted() {
                 return;

@@ -44,6 +44,8 @@ pub(super) enum Effect {
 impl State {
     /// At a function's first instruction.
     pub const ENTRY: Self = Self { depth: Some(ENTERED), rbp: Rbp::Callers, saved: None, outermost: false };
+    /// Where nothing is known.
+    pub const UNKNOWN: Self = Self { depth: None, rbp: Rbp::Other, saved: None, outermost: false };
     /// Where the kernel begins a program.
     pub const OUTERMOST: Self = Self { depth: None, rbp: Rbp::Other, saved: None, outermost: true };
 

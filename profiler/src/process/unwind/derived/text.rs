@@ -32,6 +32,18 @@ impl Text {
         bytes.get((address - segment.address) as usize..)
     }
 
+    /// From the first address of code to behind the last.
+    pub fn span(&self) -> (u64, u64) {
+        let code = || self.parts.iter().map(|(segment, _)| segment).filter(|segment| segment.executable);
+        let first = code().map(|segment| segment.address).min().unwrap_or(0);
+        (first, code().map(Segment::end).max().unwrap_or(first))
+    }
+
+    /// Whether there is code at an address.
+    pub fn is_code(&self, address: u64) -> bool {
+        self.parts.iter().any(|(segment, _)| segment.executable && (segment.address..segment.end()).contains(&address))
+    }
+
     /// Code from an address on.
     pub fn code(&self, address: u64) -> Option<&[u8]> {
         let executable = |segment: &Segment| segment.executable && (segment.address..segment.end()).contains(&address);
