@@ -11,7 +11,7 @@ use profiler_ebpf::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    CollectError, Collection, Owner, counted, machine,
+    CollectError, Collection, Owner, Waited, counted, machine,
     peers::Peers,
     stacks::{Program, RawStack},
 };
@@ -70,6 +70,19 @@ struct NamedStack {
 }
 
 impl NamedStack {
+    /// Counts whether it is whole, as found `count` times in a container.
+    fn count_whole(&self, count: u64, coverage: &mut Coverage, container: &mut Container) {
+        if !self.has_user {
+            return;
+        }
+        for stacks in [&mut coverage.stacks, &mut container.stacks] {
+            match self.incomplete {
+                None => stacks.complete += count,
+                Some(reason) => *stacks.incomplete.entry(reason.to_owned()).or_default() += count,
+            }
+        }
+    }
+
     /// Counts its frames as found in `count` samples of a container.
     fn count_frames(&self, count: u64, coverage: &mut Coverage, container: &mut Container) {
         coverage.frames_total += self.frames * count;
@@ -370,14 +383,7 @@ impl Collection {
             container.cpu_samples.kept += count;
             container.cpu_samples.expected += count;
             stack.count_frames(count, coverage, container);
-            if stack.has_user {
-                for stacks in [&mut coverage.stacks, &mut container.stacks] {
-                    match stack.incomplete {
-                        None => stacks.complete += count,
-                        Some(reason) => *stacks.incomplete.entry(reason.to_owned()).or_default() += count,
-                    }
-                }
-            }
+            stack.count_whole(count, coverage, container);
             let (process, thread) = owners.of(&owner, table);
             *sums.entry((ContainerIndex(place as u32), process, thread, stack.id)).or_default() += count;
         }
@@ -404,12 +410,14 @@ impl Collection {
         let mut sums: BTreeMap<OffCpuKey, (f64, f64)> = BTreeMap::new();
         let mut waits: BTreeMap<WaitKey, (f64, f64)> = BTreeMap::new();
         let mut with_stack_ns = 0.0;
-        for ((owner, stack, reason, peer), (weight_ns, count)) in std::mem::take(&mut self.off_cpu) {
+        for ((owner, stack, reason, peer), waited) in std::mem::take(&mut self.off_cpu) {
+            let Waited { weight_ns, waits: count, stacks } = waited;
             let Some(place) = containers.by_index.get(&owner.0).copied() else { continue };
             let Some(stack) = named.get(stack.position()) else { continue };
             if stack.frames > 0 {
                 with_stack_ns += weight_ns;
             }
+            stack.count_whole(stacks, &mut profile.coverage, &mut containers.list[place]);
             if !self.options.on_cpu {
                 // Waits stand in for samples where there are none.
                 let waits = count.max(1.0) as u64;

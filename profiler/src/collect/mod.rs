@@ -140,7 +140,7 @@ pub struct Collection {
     on_cpu: FxHashMap<(Owner, RawStackId), u64>,
     /// Samples by second of the window: how much the load varies.
     by_second: Vec<u64>,
-    off_cpu: FxHashMap<Wait, (f64, f64)>,
+    off_cpu: FxHashMap<Wait, Waited>,
     windows: Vec<RawWindow>,
     window_began: Instant,
     /// Indices that no verdict was given for yet.
@@ -493,13 +493,26 @@ impl Collection {
             (OffCpuReason::RunnableOther, header.runnable_other_ns),
             (OffCpuReason::Throttled, header.throttled_ns),
         ];
-        for (reason, ns) in parts.into_iter().filter(|(_, ns)| *ns > 0) {
+        for (place, (reason, ns)) in parts.into_iter().filter(|(_, ns)| *ns > 0).enumerate() {
             let peer = if reason == OffCpuReason::Network { self.peers.text(&header.peer) } else { None };
             let sum = self.off_cpu.entry((owner.clone(), stack, reason, peer)).or_default();
-            sum.0 += ns as f64 * weight;
-            sum.1 += weight;
+            sum.weight_ns += ns as f64 * weight;
+            sum.waits += weight;
+            // A wait of several parts has one stack.
+            sum.stacks += u64::from(place == 0);
         }
     }
+}
+
+/// What was waited with one stack for one reason.
+#[derive(Debug, Default, Clone, Copy)]
+struct Waited {
+    /// Time, weighted by how likely each wait was to be kept.
+    weight_ns: f64,
+    /// How many waits these stand for.
+    waits: f64,
+    /// How many were kept.
+    stacks: u64,
 }
 
 /// On-CPU samples since the collection began. The kernel side's count is read before the last of them are, so that what
