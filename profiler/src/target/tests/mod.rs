@@ -1,5 +1,9 @@
 //! Profiles with one planted problem each, and what must be said of them.
 
+mod blame;
+mod calls;
+mod locks;
+
 use std::collections::BTreeMap;
 
 use super::*;
@@ -407,6 +411,13 @@ fn a_client_waits_for_answers_and_its_peer_is_named() {
         ns: 8 * SECOND,
         count: 5_000,
     }];
+    // One of those that ask this container.
+    let client = Wait {
+        peer: Some("10.0.0.9:51234".to_owned()),
+        ns: 90 * SECOND,
+        ..planted.profile.containers[0].waits[0].clone()
+    };
+    planted.profile.containers[0].waits.insert(0, client);
     let target = planted.only(Kind::NetworkWait, "ask_store");
     assert!(target.title.contains("10.0.0.7:6379"), "{}", target.title);
 }
