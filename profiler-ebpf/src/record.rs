@@ -32,6 +32,23 @@ pub mod user_stack {
     pub const NOT_TAKEN: u8 = 3;
 }
 
+/// Bytes of a peer's address; a longer UNIX path is cut.
+pub const ADDRESS_BYTES: usize = 56;
+
+/// The other end of the socket that a gap was spent waiting on.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Peer {
+    /// `AF_UNIX`, `AF_INET` or `AF_INET6`; 0 for none.
+    pub family: u16,
+    /// Port, in network order.
+    pub port: u16,
+    /// Bytes of the address; of a UNIX path also what was cut.
+    pub length: u32,
+    /// The address in network order, or the path.
+    pub address: [u8; ADDRESS_BYTES],
+}
+
 /// The fixed part of every record; its kernel frames and then its user frames (leaf first, 8 bytes each) follow.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +97,8 @@ pub struct RecordHeader {
     pub sp: u64,
     /// User frame pointer (open gaps only).
     pub fp: u64,
+    /// Whom it waited for (gaps on sockets only).
+    pub peer: Peer,
 }
 
 /// Bytes of a record's fixed part.
@@ -118,5 +137,5 @@ pub struct Ring {
 /// Bytes behind a ring's end: room for the longest record, rounded up to keep the struct's alignment.
 pub const SPARE_BYTES: usize = 4096;
 
-const _: () = assert!(HEADER_BYTES == 128);
+const _: () = assert!(HEADER_BYTES == 192);
 const _: () = assert!(ROOM_BYTES <= SPARE_BYTES);

@@ -31,8 +31,6 @@ pub struct Offsets {
     pub task_files: u32,
     /// `task_struct.on_cpu`.
     pub task_on_cpu: u32,
-    /// `task_struct.on_rq`.
-    pub task_on_rq: u32,
     /// `task_struct.thread_info.cpu` or `task_struct.cpu`.
     pub task_cpu: u32,
     /// `task_struct.thread_info.status`.
@@ -97,6 +95,26 @@ pub struct Offsets {
     pub rq_wall_clock: u32,
     /// `rq.lost_idle_time`, where `rq_clock` runs ahead by it.
     pub rq_clock_lost: u32,
+    /// `file.private_data`: of a socket's file, its `struct socket`.
+    pub file_private_data: u32,
+    /// `socket.sk`.
+    pub socket_sk: u32,
+    /// `sock.__sk_common.skc_family`.
+    pub sock_family: u32,
+    /// `sock.__sk_common.skc_dport`, in network order.
+    pub sock_remote_port: u32,
+    /// `sock.__sk_common.skc_daddr`.
+    pub sock_remote_ipv4: u32,
+    /// `sock.__sk_common.skc_v6_daddr`.
+    pub sock_remote_ipv6: u32,
+    /// `unix_sock.peer`.
+    pub unix_peer: u32,
+    /// `unix_sock.addr`.
+    pub unix_address: u32,
+    /// `unix_address.len`, which counts the family too.
+    pub unix_address_length: u32,
+    /// `unix_address.name`: a `sockaddr_un`.
+    pub unix_address_name: u32,
 }
 
 impl Offsets {
@@ -117,7 +135,6 @@ impl Offsets {
             task_cgroups: Self::ABSENT,
             task_files: Self::ABSENT,
             task_on_cpu: Self::ABSENT,
-            task_on_rq: Self::ABSENT,
             task_cpu: Self::ABSENT,
             task_status: Self::ABSENT,
             task_in_iowait: Self::ABSENT,
@@ -150,6 +167,16 @@ impl Offsets {
             task_last_queued: Self::ABSENT,
             rq_wall_clock: Self::ABSENT,
             rq_clock_lost: Self::ABSENT,
+            file_private_data: Self::ABSENT,
+            socket_sk: Self::ABSENT,
+            sock_family: Self::ABSENT,
+            sock_remote_port: Self::ABSENT,
+            sock_remote_ipv4: Self::ABSENT,
+            sock_remote_ipv6: Self::ABSENT,
+            unix_peer: Self::ABSENT,
+            unix_address: Self::ABSENT,
+            unix_address_length: Self::ABSENT,
+            unix_address_name: Self::ABSENT,
         }
     }
 }
@@ -309,6 +336,6 @@ counters! {
 pub const COUNTERS: usize = 32;
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS);
-const _: () = assert!(size_of::<Offsets>() == 46 * 4 && align_of::<Offsets>() == 4);
+const _: () = assert!(size_of::<Offsets>() == 55 * 4 && align_of::<Offsets>() == 4);
 const _: () = assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 8);
 const _: () = assert!(size_of::<Control>() == 32 && align_of::<Control>() == 8);

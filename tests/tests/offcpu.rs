@@ -55,6 +55,23 @@ fn weighted_sums_meet_the_exact_totals_for_each_reason() -> Result<()> {
 }
 
 #[test]
+fn a_wait_for_an_answer_names_who_is_to_give_it() -> Result<()> {
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let cgroup = Cgroup::new()?;
+        let asking = Workload::start_in(&cgroup, "sleeper", &["--kinds", "tcp", "--wait", "20"])?;
+        let observation = observe(vec![asking], &[])?;
+        let container = observation.report.container(cgroup.name())?;
+        let answers = container.waits.iter().find(|wait| wait["peer"].is_string()).context("no wait has a peer")?;
+        ensure!(answers["reason"] == "network", "{answers}");
+        let peer: std::net::SocketAddr = answers["peer"].as_str().unwrap_or_default().parse()?;
+        ensure!(peer.ip().is_loopback() && peer.port() != 0, "{peer} is not the other end");
+        let waited_s = observation.truths[0].seconds("/by_reason/network")?;
+        within("waited for the peer", answers["s"].as_f64().unwrap_or(0.0), waited_s, 0.05)
+    })
+}
+
+#[test]
 fn brief_and_long_waits_get_their_true_shares() -> Result<()> {
     measured(|| {
         let Some(_kernel) = kernel()? else { return Ok(()) };

@@ -14,6 +14,7 @@ use crate::{
     kernel::{Task, is_dead, is_new},
     lifecycle,
     maps::{CONTROL, SCRATCH, setting},
+    peer,
     ring::{self, About},
     task::{self, TaskSlot},
     wait,
@@ -241,6 +242,7 @@ fn write_open_gap(slot: &TaskSlot, task: Task, seq: *mut seq_file) {
         (*header).sp = if user { registers.sp() } else { 0 };
         (*header).fp = if user { registers.fp() } else { 0 };
     }
+    peer::describe(record, task, slot);
     let kernel_bytes = ring::kernel_stack_of(task, record);
     let length = ring::close(record, kernel_bytes, 0);
     if length > profiler_ebpf::record::RECORD_BYTES as u64 {

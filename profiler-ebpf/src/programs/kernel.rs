@@ -310,6 +310,12 @@ impl Task {
 pub struct File(u64);
 
 impl File {
+    /// Address of the kernel's struct.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.0
+    }
+
     /// Address of its operations; 0 if it cannot be read.
     #[inline(always)]
     pub fn operations(self) -> u64 {

@@ -18,6 +18,7 @@ mod iter_task;
 mod kernel;
 mod lifecycle;
 mod maps;
+mod peer;
 mod ring;
 mod sched_migrate;
 mod sched_switch;

@@ -85,6 +85,7 @@ pub fn describe(record: *mut u8, about: About, task: Task, slot: &TaskSlot) {
         (*header).syscall = if slot.gap_syscall == NO_SYSCALL { -1 } else { slot.gap_syscall as i32 };
         (*header).sequence = slot.sequence;
         (*header).gap_start_ns = slot.gap_start_ns;
+        (*header).peer.family = 0;
     }
     task.copy_comm(header);
 }

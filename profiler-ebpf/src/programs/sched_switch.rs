@@ -20,6 +20,7 @@ use crate::{
     counter::count,
     kernel::{Task, is_dead},
     maps::{OFF_CPU_RINGS, setting},
+    peer,
     ring::{self, About},
     task::{self, NO_SYSCALL, TaskSlot},
     unwind, wait,
@@ -300,6 +301,7 @@ fn keep(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, random: u32) {
         (*header).runnable_other_ns = slot.gap_other_ns;
         (*header).throttled_ns = slot.gap_throttled_ns;
     }
+    peer::describe(room.record, task, slot);
     let kernel_bytes = ring::kernel_stack_of(task, room.record);
     let length = ring::close(room.record, kernel_bytes, 0);
     room.submit(length);

@@ -12,6 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     CollectError, Collection, Owner, counted, machine,
+    peers::Peers,
     stacks::{Program, RawStack},
 };
 use crate::{
@@ -291,7 +292,7 @@ impl Collection {
     /// Positions of the stacks that somebody wanted has: others' were taken before it was known whose they are.
     fn wanted_stacks(&self, containers: &Containers) -> FxHashSet<usize> {
         let on_cpu = self.on_cpu.keys().map(|(owner, stack)| (owner.0, *stack));
-        let off_cpu = self.off_cpu.keys().map(|(owner, stack, _)| (owner.0, *stack));
+        let off_cpu = self.off_cpu.keys().map(|(owner, stack, ..)| (owner.0, *stack));
         let wanted = on_cpu.chain(off_cpu).filter(|(index, _)| containers.by_index.contains_key(index));
         wanted.map(|(_, stack)| stack.position()).collect()
     }
@@ -401,9 +402,9 @@ impl Collection {
         named: &[NamedStack],
     ) {
         let mut sums: BTreeMap<OffCpuKey, (f64, f64)> = BTreeMap::new();
-        let mut waits: BTreeMap<(usize, OffCpuReason), (f64, f64)> = BTreeMap::new();
+        let mut waits: BTreeMap<WaitKey, (f64, f64)> = BTreeMap::new();
         let mut with_stack_ns = 0.0;
-        for ((owner, stack, reason), (weight_ns, count)) in std::mem::take(&mut self.off_cpu) {
+        for ((owner, stack, reason, peer), (weight_ns, count)) in std::mem::take(&mut self.off_cpu) {
             let Some(place) = containers.by_index.get(&owner.0).copied() else { continue };
             let Some(stack) = named.get(stack.position()) else { continue };
             if stack.frames > 0 {
@@ -414,11 +415,12 @@ impl Collection {
                 let waits = count.max(1.0) as u64;
                 stack.count_frames(waits, &mut profile.coverage, &mut containers.list[place]);
             }
-            let wait = waits.entry((place, reason)).or_default();
+            let wait = waits.entry((place, reason, peer.clone())).or_default();
             wait.0 += weight_ns;
             wait.1 += count;
             let (process, thread) = owners.of(&owner, table);
-            let sum = sums.entry((ContainerIndex(place as u32), process, thread, stack.id, reason)).or_default();
+            let peer = peer.map(|peer| table.text(&peer));
+            let sum = sums.entry((ContainerIndex(place as u32), process, thread, stack.id, reason, peer)).or_default();
             sum.0 += weight_ns;
             sum.1 += count;
         }
@@ -426,15 +428,18 @@ impl Collection {
             let key = stolen(ContainerIndex(place as u32), table, owners);
             sums.insert(key, (container.ledger.stolen_ns as f64, 1.0));
         }
+        // Another window may meet others.
+        self.peers = Peers::default();
         profile.coverage.off_cpu.with_stack_ns = with_stack_ns as u64;
-        for ((place, reason), (ns, count)) in waits {
-            let wait = Wait { reason, peer: None, ns: ns as u64, count: count.round() as u64 };
+        for ((place, reason, peer), (ns, count)) in waits {
+            let wait =
+                Wait { reason, peer: peer.map(|peer| peer.to_string()), ns: ns as u64, count: count.round() as u64 };
             containers.list[place].waits.push(wait);
         }
         profile.off_cpu = sums
             .into_iter()
             .filter(|(_, (weight_ns, _))| *weight_ns > 0.0)
-            .map(|((container, process, thread, stack, reason), (weight_ns, count))| OffCpuSample {
+            .map(|((container, process, thread, stack, reason, peer), (weight_ns, count))| OffCpuSample {
                 container,
                 process,
                 thread,
@@ -442,20 +447,24 @@ impl Collection {
                 reason,
                 weight_ns,
                 count,
+                peer,
             })
             .collect();
     }
 }
 
+/// What makes waits of a container the same: its place, why, and for whom.
+type WaitKey = (usize, OffCpuReason, Option<Arc<str>>);
+
 /// What makes off-CPU samples the same.
-type OffCpuKey = (ContainerIndex, ProcessIndex, TextId, StackId, OffCpuReason);
+type OffCpuKey = (ContainerIndex, ProcessIndex, TextId, StackId, OffCpuReason, Option<TextId>);
 
 /// Stolen time has no stack: it is exact, and stands in the off-CPU profile under a note.
 fn stolen(container: ContainerIndex, table: &mut StackTable, owners: &mut Owners) -> OffCpuKey {
     let nobody: Arc<str> = "[stolen]".into();
     let (process, thread) = owners.of(&(0, (0, 0), nobody), table);
     let note = note("[stolen by the hypervisor]", table);
-    (container, process, thread, table.stack(&[note]), OffCpuReason::Other)
+    (container, process, thread, table.stack(&[note]), OffCpuReason::Other, None)
 }
 
 fn add_loss(losses: &mut BTreeMap<String, u64>, name: &str, n: u64) {
@@ -566,7 +575,7 @@ fn add_syscall(syscalls: &mut Vec<SyscallStats>, account: &SyscallAccount) {
 fn finish_container(container: &mut Container) {
     container.syscalls.sort_by(|a, b| b.total_ns.cmp(&a.total_ns).then_with(|| a.name.cmp(&b.name)));
     container.waited_behind.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| a.container.cmp(&b.container)));
-    container.waits.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| a.reason.cmp(&b.reason)));
+    container.waits.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| (a.reason, &a.peer).cmp(&(b.reason, &b.peer))));
     container.waits.truncate(MOST_WAITS);
 }
 

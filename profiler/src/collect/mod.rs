@@ -8,6 +8,7 @@ mod assemble;
 mod command;
 mod gaps;
 mod machine;
+mod peers;
 mod rotate;
 mod stacks;
 
@@ -30,14 +31,15 @@ use crate::{
         CgroupId, ContainerError, ContainerKey, ContainerResolver, ResolverOptions, Selection, Version, limits,
     },
     kernel::{
-        Counter, Event, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordKind,
-        filter,
+        Counter, Event, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordHeader,
+        RecordKind, filter,
     },
     process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, UnwinderOptions},
     profile::{OffCpuReason, Profile},
     symbol::{self, SymbolError, Symbolizer},
 };
 use gaps::{Gap, GapJoin};
+use peers::Peers;
 use rotate::Rotation;
 use stacks::{Program, RawStackId, StackStore, UserPart};
 
@@ -53,6 +55,11 @@ const NAMES_AT_END: Duration = Duration::from_millis(1500);
 
 /// How long the unwind tables of what runs already are waited for.
 const TABLES_AT_START: Duration = Duration::from_secs(2);
+
+/// How long those are waited for that only the waits still open at the end of a window, or of the collection, turn out to
+/// need.
+const TABLES_AT_WINDOW_END: Duration = Duration::from_millis(100);
+const TABLES_AT_END: Duration = Duration::from_millis(700);
 
 /// What to collect, and of whom.
 #[derive(Debug, Clone)]
@@ -116,6 +123,9 @@ pub enum CollectError {
 /// On whose account something is: container index, process and the program it ran, and thread name.
 type Owner = (u32, Program, Arc<str>);
 
+/// What makes off-CPU time the same: whose, below which stack, why, and whom it waited for.
+type Wait = (Owner, RawStackId, OffCpuReason, Option<Arc<str>>);
+
 /// A collection under way.
 pub struct Collection {
     options: CollectOptions,
@@ -125,11 +135,12 @@ pub struct Collection {
     symbolizer: Symbolizer,
     stacks: StackStore,
     gaps: GapJoin,
+    peers: Peers,
     threads: FxHashMap<[u8; 16], Arc<str>>,
     on_cpu: FxHashMap<(Owner, RawStackId), u64>,
     /// Samples by second of the window: how much the load varies.
     by_second: Vec<u64>,
-    off_cpu: FxHashMap<(Owner, RawStackId, OffCpuReason), (f64, f64)>,
+    off_cpu: FxHashMap<Wait, (f64, f64)>,
     windows: Vec<RawWindow>,
     window_began: Instant,
     /// Indices that no verdict was given for yet.
@@ -206,6 +217,7 @@ impl Collection {
             on_cpu: FxHashMap::default(),
             by_second: Vec::new(),
             off_cpu: FxHashMap::default(),
+            peers: Peers::default(),
             windows: Vec::new(),
             window_began: Instant::now(),
             undecided: Vec::new(),
@@ -223,7 +235,7 @@ impl Collection {
         self.take_records()?;
         self.follow_containers();
         if self.window_began.elapsed() >= WINDOW {
-            self.end_window()?;
+            self.end_window(TABLES_AT_WINDOW_END)?;
             if let Err(error) = self.kernel.follow_cpus() {
                 tracing::warn!("{error}");
             }
@@ -249,7 +261,7 @@ impl Collection {
         self.kernel.drain_rings();
         self.take_events();
         self.take_records()?;
-        self.end_window()?;
+        self.end_window(TABLES_AT_END)?;
         self.end_ns = self.windows.last().map_or(u64::MAX, |window| window.end_ns);
         self.kernel.drain_rings();
         self.take_records()?;
@@ -262,11 +274,11 @@ impl Collection {
         self.assemble()
     }
 
-    fn end_window(&mut self) -> Result<(), CollectError> {
+    fn end_window(&mut self, patience: Duration) -> Result<(), CollectError> {
         self.window_began = Instant::now();
         let mut window = self.kernel.end_window()?;
         let open_gaps = std::mem::take(&mut window.open_gaps);
-        let stacks = self.walk_open_gaps(&open_gaps)?;
+        let stacks = self.walk_open_gaps(&open_gaps, patience)?;
         for (record, user) in open_gaps.into_iter().zip(stacks) {
             self.account_open_gap(record, user);
         }
@@ -408,13 +420,13 @@ impl Collection {
     }
 
     /// The share of a gap that lies inside the collection: gaps may begin before it and end after it.
-    fn share_inside(&self, header: &crate::kernel::RecordHeader) -> f64 {
+    fn share_inside(&self, header: &RecordHeader) -> f64 {
         share_inside(header.gap_start_ns, header.time_ns, self.start_ns, self.end_ns)
     }
 
     /// The user stacks of threads that were still waiting when the window ended. A thread that has not moved since the last
-    /// window has the stack it had.
-    fn walk_open_gaps(&mut self, records: &[Record]) -> Result<Vec<UserPart>, CollectError> {
+    /// window has the stack it had. What tables are missing is waited for as long as `patience`.
+    fn walk_open_gaps(&mut self, records: &[Record], patience: Duration) -> Result<Vec<UserPart>, CollectError> {
         let mut parts = Vec::with_capacity(records.len());
         let mut moved = Vec::new();
         for record in records {
@@ -425,6 +437,24 @@ impl Collection {
             }
             parts.push(known.unwrap_or(UserPart::Missing("moved_on")));
         }
+        let mut wanting = self.walk_moved(moved, &mut parts)?;
+        if wanting.is_empty() {
+            return Ok(parts);
+        }
+        // Who has not run since the beginning was never seen to need tables.
+        let pids: Vec<Pid> = wanting.iter().map(|(_, header)| Pid(header.pid)).collect();
+        self.tracker.want_unwinding(pids, patience)?;
+        wanting = self.walk_moved(wanting, &mut parts)?;
+        tracing::debug!("{} open waits without tables", wanting.len());
+        Ok(parts)
+    }
+
+    /// Walks the stacks of threads that wait, and returns those for which something is still to be laid out.
+    fn walk_moved(
+        &mut self,
+        moved: Vec<(usize, RecordHeader)>,
+        parts: &mut [UserPart],
+    ) -> Result<Vec<(usize, RecordHeader)>, CollectError> {
         let walked = self.tracker.call(move |table| {
             moved
                 .into_iter()
@@ -438,15 +468,12 @@ impl Collection {
         let mut wanting = Vec::new();
         for (at, header, user) in walked {
             match &user {
-                UserPart::Taken(_, stop) if is_for_want(*stop) => wanting.push(Pid(header.pid)),
+                UserPart::Taken(_, stop) if is_for_want(*stop) => wanting.push((at, header)),
                 _ => self.rotation.remember_stack(&header, &user),
             }
             parts[at] = user;
         }
-        if !wanting.is_empty() {
-            self.tracker.tell(move |table| table.want_unwinding(wanting))?;
-        }
-        Ok(parts)
+        Ok(wanting)
     }
 
     fn account_open_gap(&mut self, record: Record, user: UserPart) {
@@ -459,7 +486,7 @@ impl Collection {
         self.add_parts(&owner, stack, &header, 1.0);
     }
 
-    fn add_parts(&mut self, owner: &Owner, stack: RawStackId, header: &crate::kernel::RecordHeader, weight: f64) {
+    fn add_parts(&mut self, owner: &Owner, stack: RawStackId, header: &RecordHeader, weight: f64) {
         let parts = [
             (blocked_reason(header.reason), header.blocked_ns),
             (OffCpuReason::RunnableSelf, header.runnable_self_ns),
@@ -467,7 +494,8 @@ impl Collection {
             (OffCpuReason::Throttled, header.throttled_ns),
         ];
         for (reason, ns) in parts.into_iter().filter(|(_, ns)| *ns > 0) {
-            let sum = self.off_cpu.entry((owner.clone(), stack, reason)).or_default();
+            let peer = if reason == OffCpuReason::Network { self.peers.text(&header.peer) } else { None };
+            let sum = self.off_cpu.entry((owner.clone(), stack, reason, peer)).or_default();
             sum.0 += ns as f64 * weight;
             sum.1 += weight;
         }
@@ -509,7 +537,7 @@ fn share_inside(from: u64, to: u64, start: u64, end: u64) -> f64 {
 }
 
 /// Whether the thread still stands where the iterator saw it, so that the stack just read is the one it waited in.
-fn is_still_there(header: &crate::kernel::RecordHeader) -> bool {
+fn is_still_there(header: &RecordHeader) -> bool {
     // `NUMBER ARGUMENTS… SP IP` while blocked in a syscall, `-1 SP IP` while blocked elsewhere, `running` otherwise.
     let path = format!("/proc/{}/task/{}/syscall", header.pid, header.tid);
     let Ok(text) = std::fs::read_to_string(path) else { return true };

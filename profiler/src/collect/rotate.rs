@@ -6,7 +6,7 @@ use std::time::Duration;
 use profiler_ebpf::RecordKind;
 use rustc_hash::FxHashMap;
 
-use super::{CollectError, Collection, Gap, StackStore, share_inside, stacks::UserPart, unix_ns};
+use super::{CollectError, Collection, Gap, StackStore, TABLES_AT_WINDOW_END, share_inside, stacks::UserPart, unix_ns};
 use crate::{
     kernel::{Record, RecordHeader, sys},
     profile::Profile,
@@ -87,7 +87,7 @@ impl Collection {
     /// cannot go on.
     pub fn rotate(&mut self) -> Result<Profile, CollectError> {
         self.take_events();
-        self.end_window()?;
+        self.end_window(TABLES_AT_WINDOW_END)?;
         let end_ns = self.kernel.window_start_ns();
         self.end_ns = end_ns;
         // What happened before the end and is still in the rings.

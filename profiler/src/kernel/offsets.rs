@@ -38,7 +38,6 @@ pub fn resolve(types: &KernelTypes, hierarchy: &HierarchyKind) -> Result<Offsets
         task_cgroups: need("task_struct", "cgroups")?,
         task_files: need("task_struct", "files")?,
         task_on_cpu: need("task_struct", "on_cpu")?,
-        task_on_rq: need("task_struct", "on_rq")?,
         task_cpu: types
             .member("task_struct", "thread_info.cpu")
             .or_else(|| types.member("task_struct", "cpu"))
@@ -79,6 +78,16 @@ pub fn resolve(types: &KernelTypes, hierarchy: &HierarchyKind) -> Result<Offsets
         task_last_queued: want("task_struct", "sched_info.last_queued"),
         rq_wall_clock: want("rq", "clock"),
         rq_clock_lost: throttle.map_or(Offsets::ABSENT, |clock| clock.lost),
+        file_private_data: want("file", "private_data"),
+        socket_sk: want("socket", "sk"),
+        sock_family: want("sock", "__sk_common.skc_family"),
+        sock_remote_port: want("sock", "__sk_common.skc_dport"),
+        sock_remote_ipv4: want("sock", "__sk_common.skc_daddr"),
+        sock_remote_ipv6: want("sock", "__sk_common.skc_v6_daddr"),
+        unix_peer: want("unix_sock", "peer"),
+        unix_address: want("unix_sock", "addr"),
+        unix_address_length: want("unix_address", "len"),
+        unix_address_name: want("unix_address", "name"),
     })
 }
 

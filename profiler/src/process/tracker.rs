@@ -114,6 +114,16 @@ impl Tracker {
     ) -> Result<(), TrackerError> {
         let unwinder = Unwinder::new(maps, options, self.bell.clone()).map_err(TrackerError::Spawn)?;
         self.call(move |table| table.set_unwinder(unwinder, &first))?;
+        self.wait_for_tables(patience)
+    }
+
+    /// Has the mappings and tables of these processes laid out, and waits for that no longer than `patience`.
+    pub fn want_unwinding(&self, pids: Vec<Pid>, patience: Duration) -> Result<(), TrackerError> {
+        self.call(move |table| table.want_unwinding(pids))?;
+        self.wait_for_tables(patience)
+    }
+
+    fn wait_for_tables(&self, patience: Duration) -> Result<(), TrackerError> {
         let until = Instant::now() + patience;
         while Instant::now() < until && self.call(|table| table.is_building_tables())? {
             std::thread::sleep(Duration::from_millis(2));

@@ -74,6 +74,7 @@ impl Profile {
             within(item, position, "process", sample.process.0, self.processes.len())?;
             within(item, position, "text", sample.thread.0, texts)?;
             within(item, position, "stack", sample.stack.0, stacks)?;
+            sample.peer.map_or(Ok(()), |peer| within(item, position, "text", peer.0, texts))?;
             number(item, position, "weight", Some(sample.weight_ns))?;
             number(item, position, "count", Some(sample.count))?;
         }

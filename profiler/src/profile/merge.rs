@@ -41,11 +41,13 @@ impl Profile {
                 process: *processes.get(sample.process.0 as usize)?,
                 thread: tables.text(sample.thread),
                 stack: tables.stack(sample.stack)?,
+                peer: sample.peer.map(|peer| tables.text(peer)),
                 ..sample
             })
         });
-        let key =
-            |sample: &OffCpuSample| (sample.container, sample.process, sample.thread, sample.stack, sample.reason);
+        let key = |sample: &OffCpuSample| {
+            (sample.container, sample.process, sample.thread, sample.stack, sample.reason, sample.peer)
+        };
         aggregate(&mut self.off_cpu, moved, key, |mine, theirs| {
             mine.weight_ns += theirs.weight_ns;
             mine.count += theirs.count;

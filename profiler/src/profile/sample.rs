@@ -95,6 +95,9 @@ pub struct OffCpuSample {
     pub weight_ns: f64,
     /// Weighted number of gaps.
     pub count: f64,
+    /// Whom the thread waited for: the other end of the one socket it waited on, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<TextId>,
 }
 
 /// Texts, frames and stacks, each stored once.

@@ -349,6 +349,7 @@ fn add_off_cpu(profile: &mut Profile) {
             reason,
             weight_ns,
             count,
+            peer: None,
         });
     }
 }

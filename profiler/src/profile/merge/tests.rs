@@ -172,7 +172,16 @@ fn profile_of(samples: &[Sample]) -> Profile {
         let (container, process) = (ContainerIndex(container as u32), ProcessIndex(process as u32));
         profile.on_cpu.push(OnCpuSample { container, process, thread, stack, count: sample.count });
         let (reason, weight_ns) = (OffCpuReason::Lock, sample.count as f64);
-        profile.off_cpu.push(OffCpuSample { container, process, thread, stack, reason, weight_ns, count: 1.0 });
+        profile.off_cpu.push(OffCpuSample {
+            container,
+            process,
+            thread,
+            stack,
+            reason,
+            weight_ns,
+            count: 1.0,
+            peer: None,
+        });
     }
     let mut aggregated = Profile::default();
     aggregated.merge(profile);

@@ -102,6 +102,7 @@ impl Planted {
             reason,
             weight_ns,
             count,
+            peer: None,
         };
         self.profile.off_cpu.push(sample);
         let ledger = &mut self.profile.containers[0].ledger;
