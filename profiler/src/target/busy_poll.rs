@@ -8,7 +8,8 @@
 //!   event loops read a socket until it is empty.)
 //!
 //! **What a fix leaves.** Nothing: whatever the loop does around its questions, it does for nothing. So all of
-//! the function's own CPU time is claimed with the calls.
+//! the function's own CPU time is claimed with the calls, and all of it can be won: a loop that spins uses the CPU time it
+//! gets, watched or not.
 
 use super::calls::{Around, Calls, name_of, of_runtime};
 use super::finding::{Finding, LEAST_CALLS, LEAST_CORES, LEAST_SHARE};
@@ -81,7 +82,9 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
         ];
         let title =
             format!("{function} asks in a loop: {:.0} {most} calls a second that find nothing", calls.rate(most));
-        findings.push(cost.finding(scene, place, Kind::BusyPoll, title, evidence));
+        let mut finding = cost.finding(scene, place, Kind::BusyPoll, title, evidence);
+        finding.gain_ns = finding.claims_ns;
+        findings.push(finding);
     }
     findings
 }

@@ -4,59 +4,58 @@
 //! **Rule.** Waits that [`waiting`](super::waiting) knows to be for an answer, below one function, are at least
 //! [`LEAST_WAITING`](super::finding::LEAST_WAITING) thread-seconds a second.
 //!
-//! **Which peer.** Peers are known by container, not by function. Those that ask this container are there as well: they
-//! have ports that the kernel chose, from [`FIRST_CHOSEN_PORT`] on, and services have others. So services go first, then
-//! those that were waited for longest.
+//! **Which peer.** The one that most of these waits were for; the others are in the evidence.
 //!
 //! **What a fix leaves.** Questions asked together take as long as the slowest of them; a cached answer takes no time.
 
-use std::cmp::Reverse;
+use rustc_hash::FxHashMap;
 
 use super::disk_wait::blocked;
 use super::finding::Finding;
 use super::kind::Kind;
-use super::scene::Scene;
+use super::scene::{FunctionId, Scene};
 use super::waiting::{WaitFor, Waits};
-use crate::profile::{Container, OffCpuReason};
-
-/// Where Linux begins to choose ports for those who ask (`net.ipv4.ip_local_port_range`).
-const FIRST_CHOSEN_PORT: u16 = 32_768;
+use crate::profile::TextId;
 
 /// Peers that are shown.
 const SHOWN: usize = 3;
 
 /// Finds them.
 pub fn find(scene: &Scene<'_>, place: usize, waits: &Waits) -> Vec<Finding> {
-    let peers = peers(scene.places[place].container);
-    let peer = peers.first().map(|(peer, _)| *peer);
     let mut findings = blocked(scene, place, waits, Kind::NetworkWait, WaitFor::Answer, |function, each, rate| {
-        let whom = peer.unwrap_or("a peer");
-        format!("{function} waits for {whom} to answer, {:.2} ms each, {rate:.0} times a second", each / 1e6)
+        format!("{function} waits for a peer to answer, {:.2} ms each, {rate:.0} times a second", each / 1e6)
     });
     for finding in &mut findings {
-        for (peer, ns) in peers.iter().take(SHOWN) {
-            let seconds = *ns as f64 / scene.window_ns;
-            finding
-                .evidence
-                .push(format!("peer {peer}: waited for {seconds:.2} thread-seconds a second (connections)"));
-        }
-        if peers.is_empty() {
+        let peers = finding.blame.map(|function| peers(scene, place, waits, function)).unwrap_or_default();
+        let Some((first, _)) = peers.first() else {
             finding.evidence.push("the peer's address was not recorded".to_owned());
+            continue;
+        };
+        finding.title = finding.title.replacen("a peer", first, 1);
+        finding.about = Some((*first).to_owned());
+        for (peer, ns) in peers.iter().take(SHOWN) {
+            let seconds = ns / scene.window_ns;
+            finding.evidence.push(format!("peer {peer}: {seconds:.2} thread-seconds a second (off-CPU stacks)"));
         }
-        finding.about = peer.map(str::to_owned);
+        if let Some(more) = peers.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            finding.evidence.push(format!("and {more} more peers"));
+        }
     }
     findings
 }
 
-/// Peers that a container waited for, the likeliest to have been asked first.
-fn peers(container: &Container) -> Vec<(&str, u64)> {
-    let waits = container.waits.iter().filter(|wait| wait.reason == OffCpuReason::Network);
-    let mut peers: Vec<(&str, u64)> = waits.filter_map(|wait| Some((wait.peer.as_deref()?, wait.ns))).collect();
-    peers.sort_by_key(|(peer, ns)| (asks(peer), Reverse(*ns), *peer));
+/// The peers that a function waited for, the longest first.
+fn peers<'p>(scene: &Scene<'p>, place: usize, waits: &Waits, function: FunctionId) -> Vec<(&'p str, f64)> {
+    let mut sums: FxHashMap<TextId, f64> = FxHashMap::default();
+    for (row, class) in scene.places[place].waits.iter().zip(&waits[place]) {
+        if *class == WaitFor::Answer
+            && let Some(peer) = row.peer
+            && scene.blame(row.process, row.stack) == Some(function)
+        {
+            *sums.entry(peer).or_default() += row.ns;
+        }
+    }
+    let mut peers: Vec<_> = sums.into_iter().map(|(peer, ns)| (scene.profile.stacks.text_of(peer), ns)).collect();
+    peers.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
     peers
-}
-
-/// Whether the peer's port is one that the kernel gives to those who ask.
-fn asks(peer: &str) -> bool {
-    peer.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).is_some_and(|port: u16| port >= FIRST_CHOSEN_PORT)
 }

@@ -91,6 +91,8 @@ pub struct WaitRow {
     pub ns: f64,
     /// Number of waits.
     pub count: f64,
+    /// Whom it waited for, if that is known.
+    pub peer: Option<TextId>,
 }
 
 /// A container with its rows.
@@ -271,6 +273,7 @@ impl<'p> Scene<'p> {
                     reason: sample.reason,
                     ns: sample.weight_ns,
                     count: sample.count,
+                    peer: sample.peer,
                 });
             }
         }
