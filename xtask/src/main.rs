@@ -13,6 +13,7 @@ mod step;
 mod test;
 mod toolchain;
 mod validators;
+mod verdicts;
 mod vm;
 mod workspace;
 
@@ -34,6 +35,7 @@ enum Xtask {
     DeployCheck(deploy::DeployCheck),
     PageTest(page::PageTest),
     Examples(examples::Examples),
+    Verdicts(verdicts::Verdicts),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Xtask::DeployCheck(command) => command.run(),
         Xtask::PageTest(command) => command.run(),
         Xtask::Examples(command) => command.run(),
+        Xtask::Verdicts(command) => command.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

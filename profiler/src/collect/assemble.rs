@@ -143,6 +143,7 @@ impl Collection {
             add_window(&mut containers, window);
         }
         profile.on_cpu_by_second = std::mem::take(&mut self.by_second);
+        add_seconds(&mut containers, self.seconds.take());
         self.add_on_cpu(&mut profile, &mut containers, &mut table, &mut owners, &named);
         self.add_off_cpu(&mut profile, &mut containers, &mut table, &mut owners, &named);
         profile.processes = owners.list;
@@ -495,6 +496,18 @@ fn described(description: Description, pressure: Pressure) -> Container {
         cpu_limit_cores: description.cpu_limit_cores,
         pressure,
         ..Container::default()
+    }
+}
+
+/// Adds the seconds of all indices that stand for a container.
+fn add_seconds(containers: &mut Containers, seconds: FxHashMap<u32, Vec<u64>>) {
+    for (index, series) in seconds {
+        let Some(place) = containers.by_index.get(&index) else { continue };
+        let sums = &mut containers.list[*place].cpu_ns_by_second;
+        sums.resize(sums.len().max(series.len()), 0);
+        for (sum, ns) in sums.iter_mut().zip(series) {
+            *sum += ns;
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod gaps;
 mod machine;
 mod peers;
 mod rotate;
+mod seconds;
 mod stacks;
 
 pub use command::{CommandError, HeldCommand, Outcome, displayed};
@@ -41,6 +42,7 @@ use crate::{
 use gaps::{Gap, GapJoin};
 use peers::Peers;
 use rotate::Rotation;
+use seconds::Seconds;
 use stacks::{Program, RawStackId, StackStore, UserPart};
 
 /// Seconds that are told apart: an hour.
@@ -140,6 +142,8 @@ pub struct Collection {
     on_cpu: FxHashMap<(Owner, RawStackId), u64>,
     /// Samples by second of the window: how much the load varies.
     by_second: Vec<u64>,
+    /// CPU time by second and container.
+    seconds: Seconds,
     off_cpu: FxHashMap<Wait, Waited>,
     windows: Vec<RawWindow>,
     window_began: Instant,
@@ -216,6 +220,7 @@ impl Collection {
             threads: FxHashMap::default(),
             on_cpu: FxHashMap::default(),
             by_second: Vec::new(),
+            seconds: Seconds::default(),
             off_cpu: FxHashMap::default(),
             peers: Peers::default(),
             windows: Vec::new(),
@@ -234,6 +239,10 @@ impl Collection {
         self.take_events();
         self.take_records()?;
         self.follow_containers();
+        if self.seconds.due() {
+            let cpu_ns = self.kernel.cpu_ns();
+            self.seconds.read(Instant::now(), &cpu_ns);
+        }
         if self.window_began.elapsed() >= WINDOW {
             self.end_window(TABLES_AT_WINDOW_END)?;
             if let Err(error) = self.kernel.follow_cpus() {
@@ -290,6 +299,7 @@ impl Collection {
                     .to_owned(),
             );
         }
+        self.seconds.end_window(&window);
         self.windows.push(window);
         Ok(())
     }

@@ -6,7 +6,11 @@
 //! **Noise.** Each recording is split into its seconds. Their spread says how far the mean of as many seconds can be off:
 //! the bound is 2.6 standard errors of both recordings together (99 %), and never below [`LEAST_NOISE`], because two runs of
 //! the same program differ by more than the seconds within one: other memory layout, other neighbours, other frequency.
-//! Recordings without seconds have the spread of their samples' counts.
+//!
+//! A second's CPU time is known twice: from the ledger, which is exact but credits a thread that runs on and on only when it
+//! is switched, and from samples, which are in time but few. Each adds its own error to the spread of the load, never takes
+//! any away, so that the smaller of the two is the better one. Recordings without seconds have the spread of their samples'
+//! counts.
 
 pub mod check;
 pub mod functions;
@@ -235,19 +239,44 @@ impl Side<'_> {
 
     /// Standard error of the mean second, as a share of it.
     pub fn spread(&self) -> f64 {
-        let by_chance = 1.0 / (self.samples().max(1) as f64).sqrt();
         let whole = (self.profile.window.duration_ns / 1_000_000_000) as usize;
-        let seconds: Vec<f64> = self.profile.on_cpu_by_second.iter().take(whole).map(|n| *n as f64).collect();
-        // Other containers' load is in the seconds too; they say something of these only if these are most of it.
-        let all: f64 = self.profile.on_cpu_by_second.iter().map(|n| *n as f64).sum();
-        if seconds.len() < 4 || (self.samples() as f64) < 0.5 * all {
-            return by_chance;
-        }
-        let n = seconds.len() as f64;
-        let mean = seconds.iter().sum::<f64>() / n;
-        let variance = seconds.iter().map(|second| (second - mean).powi(2)).sum::<f64>() / (n - 1.0);
-        if mean > 0.0 { variance.sqrt() / n.sqrt() / mean } else { by_chance }
+        let samples = &self.profile.on_cpu_by_second;
+        // Other containers' load is in the samples too; they say something of these only if these are most of it.
+        let all: f64 = samples.iter().map(|n| *n as f64).sum();
+        let by_samples = (self.samples() as f64 >= 0.5 * all)
+            .then(|| standard_error(&samples.iter().take(whole).map(|n| *n as f64).collect::<Vec<_>>()));
+        let by_ledger = standard_error(&self.seconds());
+        let least = by_samples.flatten().into_iter().chain(by_ledger).reduce(f64::min);
+        least.unwrap_or_else(|| 1.0 / (self.samples().max(1) as f64).sqrt())
     }
+
+    /// CPU time of the selected containers by second.
+    fn seconds(&self) -> Vec<f64> {
+        let containers = self.profile.containers.iter().enumerate();
+        let selected = containers.filter(|(at, _)| self.selected.contains(crate::profile::ContainerIndex(*at as u32)));
+        let mut sums: Vec<f64> = Vec::new();
+        for (_, container) in selected {
+            sums.resize(sums.len().max(container.cpu_ns_by_second.len()), 0.0);
+            for (sum, ns) in sums.iter_mut().zip(&container.cpu_ns_by_second) {
+                *sum += *ns as f64;
+            }
+        }
+        sums
+    }
+}
+
+/// Seconds below which their spread says nothing.
+const LEAST_SECONDS: usize = 3;
+
+/// Standard error of the mean, as a share of it.
+fn standard_error(seconds: &[f64]) -> Option<f64> {
+    let n = seconds.len() as f64;
+    let mean = seconds.iter().sum::<f64>() / n;
+    if seconds.len() < LEAST_SECONDS || mean <= 0.0 {
+        return None;
+    }
+    let variance = seconds.iter().map(|second| (second - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    Some(variance.sqrt() / n.sqrt() / mean)
 }
 
 #[cfg(test)]

@@ -220,6 +220,24 @@ impl Kernel {
         }
     }
 
+    /// CPU nanoseconds of the window that runs, by container, up to each thread's last switch or tick.
+    pub fn cpu_ns(&self) -> FxHashMap<u32, u64> {
+        let (generation, _) = Control::split(self.window_word());
+        let (cpus, containers) = (self.sizes.cpus as usize, self.sizes.containers as usize);
+        let mut sums: FxHashMap<u32, u64> = FxHashMap::default();
+        for cpu in 0..=cpus {
+            for container in 0..(self.containers() as usize).min(containers) {
+                let index = ((generation as usize & 1) * (cpus + 1) + cpu) * containers + container;
+                let ns = self.ledger.read(index).map_or(0, |row| row.parts_ns[profiler_ebpf::Part::Cpu as usize]);
+                if ns > 0 {
+                    let sum = sums.entry(container as u32).or_default();
+                    *sum = sum.wrapping_add(ns);
+                }
+            }
+        }
+        sums
+    }
+
     fn take_ledgers(&mut self, generation: u32, window: &mut RawWindow) {
         let (cpus, containers) = (self.sizes.cpus as usize, self.sizes.containers as usize);
         for cpu in 0..=cpus {

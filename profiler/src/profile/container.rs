@@ -41,6 +41,9 @@ pub struct Container {
     pub pressure: Pressure,
     /// Where its thread-seconds went.
     pub ledger: Ledger,
+    /// CPU nanoseconds in each second of the window: how much its load varied.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cpu_ns_by_second: Vec<u64>,
     /// How long its threads waited for a CPU, each time they became runnable.
     pub run_queue: RunQueue,
     /// On whom its `runnable_other` time was spent waiting, largest first. What could not be attributed is `unknown`.

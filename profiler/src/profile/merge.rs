@@ -263,6 +263,7 @@ fn merge_container(mine: &mut Container, theirs: Container, weights: (u64, u64))
         memory: mean(mine.pressure.memory, theirs.pressure.memory, weights),
     };
     mine.ledger.merge(&theirs.ledger);
+    mine.cpu_ns_by_second.extend(theirs.cpu_ns_by_second);
     mine.run_queue.latency.merge(&theirs.run_queue.latency);
     mine.run_queue.max_ns = mine.run_queue.max_ns.max(theirs.run_queue.max_ns);
 

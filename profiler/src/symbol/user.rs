@@ -12,6 +12,7 @@ use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer as Engine};
 use rustc_hash::FxHashMap;
 
+use super::demangle::demangled;
 use super::elf::{CopyOptions, ElfCopy};
 use super::separate::{self, Places};
 use super::{ResolvedFrame, ResolvedFrames, Unresolved, function_file, go_table, mini_debug};
@@ -234,6 +235,8 @@ fn go_functions(file: &File, copy: &ElfCopy) -> Result<ElfCopy, Unresolved> {
 fn new_engine(lines: bool) -> Engine {
     Engine::builder()
         .enable_auto_reload(false)
+        // It takes short names of C for types of C++; `demangle` does not.
+        .enable_demangling(false)
         .enable_code_info(lines)
         .enable_inlined_fns(lines)
         .set_debug_dirs(Some(std::iter::empty::<&Path>()))
@@ -254,7 +257,7 @@ fn look_up(engine: &Engine, copy: &ElfCopy, lines: bool, address: u64, module: &
 
 fn frames(symbol: &Sym<'_>, module: &Arc<str>) -> ResolvedFrames {
     let frame = |name: &str, kind, code: Option<&CodeInfo<'_>>| ResolvedFrame {
-        function: name.into(),
+        function: demangled(name).as_ref().into(),
         module: module.clone(),
         kind,
         file: code.map_or_else(|| "".into(), |code| code.to_path().to_string_lossy().into()),

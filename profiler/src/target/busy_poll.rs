@@ -8,9 +8,10 @@
 //!   event loops read a socket until it is empty.)
 //!
 //! **What a fix leaves.** Nothing: whatever the loop does around its questions, it does for nothing. So all of
-//! the function's own CPU time is claimed with the calls.
+//! the function's own CPU time is claimed with the calls, and all of it can be won: a loop that spins uses the CPU time it
+//! gets, watched or not.
 
-use super::calls::{Around, Calls, claim, name_of, of_runtime};
+use super::calls::{Around, Calls, name_of, of_runtime};
 use super::finding::{Finding, LEAST_CALLS, LEAST_CORES, LEAST_SHARE};
 use super::kind::Kind;
 use super::scene::Scene;
@@ -79,24 +80,11 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
                 cost.claims_ns() / scene.window_ns
             ),
         ];
-        claim(scene, place, &cost.group.rows);
-        claim(scene, place, &cost.user);
-        findings.push(Finding {
-            place,
-            kind: Kind::BusyPoll,
-            blame: Some(cost.group.function),
-            about: None,
-            stack: Some(cost.group.stack),
-            claims_ns: cost.claims_ns(),
-            gain_ns: cost.gain_ns(),
-            title: format!(
-                "{function} asks in a loop: {:.0} {most} calls a second that find nothing",
-                calls.rate(most)
-            ),
-            evidence,
-            remedy: None,
-            basis: cost.basis(),
-        });
+        let title =
+            format!("{function} asks in a loop: {:.0} {most} calls a second that find nothing", calls.rate(most));
+        let mut finding = cost.finding(scene, place, Kind::BusyPoll, title, evidence);
+        finding.gain_ns = finding.claims_ns;
+        findings.push(finding);
     }
     findings
 }

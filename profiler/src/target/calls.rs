@@ -5,11 +5,21 @@
 
 use rustc_hash::FxHashMap;
 
-use super::finding::Basis;
+use super::finding::{Basis, Finding, LEAST_CALLS};
 use super::group::{Group, Lift, by_blame};
+use super::kind::Kind;
 use super::mark::{self, Marks};
 use super::scene::{Area, FunctionId, Scene};
 use crate::profile::{Errno, SyscallStats};
+
+/// Calls that open files.
+const OPENS: [&str; 3] = ["openat", "open", "openat2"];
+
+/// Calls that read them.
+pub const FILE_READS: [&str; 2] = ["read", "pread64"];
+
+/// Reads of a file that is small enough to be read at once: one or two for its parts, one that finds its end.
+const READS_EACH: f64 = 4.0;
 
 /// Calls of one container.
 #[derive(Debug)]
@@ -51,7 +61,7 @@ impl CallCost {
     }
 
     /// A figure that says how much of the cost is this profiler's own, where it is worth saying.
-    pub fn observed(&self, window_ns: f64) -> Option<String> {
+    fn observed(&self, window_ns: f64) -> Option<String> {
         let own_ns = self.group.ns - self.unobserved_ns;
         let large = own_ns > 0.1 * self.group.ns;
         large.then(|| {
@@ -59,9 +69,31 @@ impl CallCost {
         })
     }
 
-    /// What it rests on.
-    pub fn basis(&self) -> Basis {
-        Basis::CpuSamples(self.group.samples)
+    /// Takes the time off the rows and hands it in.
+    pub fn finding(
+        self,
+        scene: &mut Scene<'_>,
+        place: usize,
+        kind: Kind,
+        title: String,
+        mut evidence: Vec<String>,
+    ) -> Finding {
+        evidence.extend(self.observed(scene.window_ns));
+        claim(scene, place, &self.group.rows);
+        claim(scene, place, &self.user);
+        Finding {
+            place,
+            kind,
+            blame: Some(self.group.function),
+            about: None,
+            stack: Some(self.group.stack),
+            claims_ns: self.claims_ns(),
+            gain_ns: self.gain_ns(),
+            title,
+            evidence,
+            remedy: None,
+            basis: Basis::CpuSamples(self.group.samples),
+        }
     }
 }
 
@@ -114,6 +146,18 @@ impl<'p> Calls<'p> {
     pub fn failed(&self, name: &str, which: impl Fn(Errno) -> bool) -> f64 {
         let errors = self.stats.get(name).map(|stats| &stats.errors);
         errors.into_iter().flatten().filter(|(errno, _)| which(**errno)).map(|(_, n)| *n as f64).sum()
+    }
+
+    /// CPU nanoseconds of one call on average, in the kernel.
+    pub fn mean_cpu_ns(&self, name: &str) -> f64 {
+        self.cpu_ns.get(name).copied().unwrap_or(0.0) / self.count(&[name]).max(1.0)
+    }
+
+    /// Whether files are opened anew for each few reads: then the reads are as many as the opens ask for, and it is the
+    /// opening that could be less.
+    pub fn reopens(&self) -> bool {
+        let opens = self.count(&OPENS);
+        opens / self.window_s >= LEAST_CALLS / READS_EACH && opens >= self.count(&FILE_READS) / READS_EACH
     }
 
     /// Bytes that a successful call moved on average.

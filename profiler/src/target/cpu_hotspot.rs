@@ -1,7 +1,7 @@
 //! `cpu_hotspot`: user CPU below one function of the application that is large in its container.
 //!
 //! **Rule.** Unclaimed user time whose innermost frame of the application is this function, libraries below it
-//! included, is at least [`LEAST_HOT_CORES`] and a quarter of the container's CPU time.
+//! included, what a contended lock costs left out, is at least [`LEAST_HOT_CORES`] and a quarter of the container's CPU time.
 //!
 //! **Why innermost, and never its callers.** Everything is below `main`, and a bound of everything is no bound. **Why a
 //! quarter.** With less, three quarters of the time are elsewhere, and even a function that costs nothing any more
@@ -15,6 +15,7 @@ use super::calls::{claim, name_of};
 use super::finding::{Basis, Finding};
 use super::group::{Lift, by_blame};
 use super::kind::Kind;
+use super::mark::Marks;
 use super::scene::{Area, Scene};
 use super::work::Work;
 
@@ -33,7 +34,10 @@ pub fn find(scene: &mut Scene<'_>, place: usize) -> Vec<Finding> {
         .cpu
         .iter()
         .enumerate()
-        .filter(|(_, row)| scene.facts(row.stack).is_some_and(|facts| facts.area == Area::User))
+        .filter(|(_, row)| {
+            let facts = scene.facts(row.stack);
+            facts.is_some_and(|facts| facts.area == Area::User && !facts.marks.any(Marks::CONTENDED))
+        })
         .map(|(at, row)| (at, row.left_ns))
         .collect();
     let mut findings = Vec::new();

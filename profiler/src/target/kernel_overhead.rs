@@ -7,8 +7,8 @@
 //! **What a fix leaves.** Nothing of the calls that need not be made; user code that handles what they bring goes with
 //! them, at most as much as they cost.
 
-use super::calls::{Around, claim, name_of, with_user};
-use super::finding::{Basis, Finding};
+use super::calls::{Around, name_of, with_user};
+use super::finding::Finding;
 use super::group::{Lift, by_blame};
 use super::kind::Kind;
 use super::mark::Marks;
@@ -25,6 +25,7 @@ pub fn find(scene: &mut Scene<'_>, place: usize) -> Vec<Finding> {
     let here = &scene.places[place];
     let floor_ns = (LEAST_KERNEL_CORES * scene.window_ns).max(LEAST_PART * here.cpu_ns());
     let serves = Marks::SOCKET.with(Marks::EPOLL).with(Marks::POLL).with(Marks::OBSERVER).with(Marks::STARTUP);
+    let serves = serves.with(Marks::CONTENDED);
     let waits = [
         "clock_nanosleep",
         "nanosleep",
@@ -72,21 +73,9 @@ pub fn find(scene: &mut Scene<'_>, place: usize) -> Vec<Finding> {
                 stats.bytes as f64 / stats.count.max(1) as f64
             ));
         }
-        claim(scene, place, &cost.group.rows);
-        claim(scene, place, &cost.user);
-        findings.push(Finding {
-            place,
-            kind: Kind::KernelOverhead,
-            blame: Some(cost.group.function),
-            about: None,
-            stack: Some(cost.group.stack),
-            claims_ns: cost.claims_ns(),
-            gain_ns: cost.gain_ns(),
-            title: format!("{:.0} % of the CPU time is spent in the kernel, in {call} below {function}", 100.0 * share),
-            evidence,
-            remedy: None,
-            basis: Basis::CpuSamples(cost.group.samples),
-        });
+        let title =
+            format!("{:.0} % of the CPU time is spent in the kernel, in {call} below {function}", 100.0 * share);
+        findings.push(cost.finding(scene, place, Kind::KernelOverhead, title, evidence));
     }
     findings
 }

@@ -59,6 +59,12 @@ impl Marks {
     pub const JVM: Self = Self(1 << 24);
     /// Reading or writing a file.
     pub const FILE: Self = Self(1 << 23);
+    /// User code that only runs where threads meet at a lock: spinning, queueing, waking the next.
+    pub const CONTENDED: Self = Self(1 << 25);
+    /// Python's interpreter lock.
+    pub const INTERPRETER_LOCK: Self = Self(1 << 26);
+    /// Python entering a `with` statement, or calling another function of C that takes no shortcut.
+    pub const PYTHON_ENTERS: Self = Self(1 << 27);
 
     /// Both sets.
     pub fn with(self, other: Self) -> Self {
@@ -248,7 +254,7 @@ pub fn of_kernel(function: &str, module: &str) -> Marks {
     if file.iter().any(|start| function.starts_with(start)) { marks.with(Marks::FILE) } else { marks }
 }
 
-const USER: [(Marks, &[&str]); 6] = [
+const USER: [(Marks, &[&str]); 9] = [
     (
         Marks::ACQUIRE,
         &[
@@ -277,8 +283,47 @@ const USER: [(Marks, &[&str]); 6] = [
             "runtime.lock2",
             "uv_mutex_lock",
             "uv_rwlock_",
+            "malloc_mutex_lock_slow",
+            "SpinLock::SlowLock",
+            "Mutex::LockSlow",
         ],
     ),
+    (
+        Marks::CONTENDED,
+        &[
+            "lll_lock_wait",
+            "lll_lock_wake",
+            "pthread_spin_lock",
+            "mutex::futex::Mutex>::wake",
+            "mutex::futex::Mutex::wake",
+            "lock_contended",
+            "read_contended",
+            "write_contended",
+            "wake_writer_or_readers",
+            "::lock_slow",
+            "::unlock_slow",
+            "lock_shared_slow",
+            "lock_exclusive_slow",
+            "unlock_shared_slow",
+            "unlock_exclusive_slow",
+            "(*Mutex).lockSlow",
+            "(*Mutex).unlockSlow",
+            "(*RWMutex).rUnlockSlow",
+            "sync.runtime_SemacquireMutex",
+            "sync.runtime_SemacquireRWMutex",
+            "ObjectMonitor::enter",
+            "ObjectMonitor::EnterI",
+            "ObjectMonitor::TrySpin",
+            "ObjectMonitor::exit",
+            "take_gil",
+            "malloc_mutex_lock_slow",
+            "SpinLock::SlowLock",
+            "Mutex::LockSlow",
+            "Mutex::UnlockSlow",
+        ],
+    ),
+    (Marks::INTERPRETER_LOCK, &["take_gil"]),
+    (Marks::PYTHON_ENTERS, &["cfunction_call"]),
     (Marks::PYTHON_LOCK, &["PyThread_acquire_lock", "rlock_acquire", "acquire_timed"]),
     (
         Marks::SCHEDULER,

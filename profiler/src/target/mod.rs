@@ -152,7 +152,7 @@ pub fn analyse(profile: &Profile) -> Analysis {
         findings.extend(cpu_throttled::find(&scene, place));
         findings.extend(cpu_contention::find(&scene, place));
         findings.extend(cpu_oversubscribed::find(&scene, place, &of_cpu));
-        findings.extend(lock_contention::find(&scene, place, &waits));
+        findings.extend(lock_contention::find(&mut scene, place, &waits));
         findings.extend(sync_write::find(&scene, place, &waits));
         findings.extend(disk_wait::find(&scene, place, &waits));
         findings.extend(network_wait::find(&scene, place, &waits));

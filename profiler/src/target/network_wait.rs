@@ -4,30 +4,58 @@
 //! **Rule.** Waits that [`waiting`](super::waiting) knows to be for an answer, below one function, are at least
 //! [`LEAST_WAITING`](super::finding::LEAST_WAITING) thread-seconds a second.
 //!
+//! **Which peer.** The one that most of these waits were for; the others are in the evidence.
+//!
 //! **What a fix leaves.** Questions asked together take as long as the slowest of them; a cached answer takes no time.
+
+use rustc_hash::FxHashMap;
 
 use super::disk_wait::blocked;
 use super::finding::Finding;
 use super::kind::Kind;
-use super::scene::Scene;
+use super::scene::{FunctionId, Scene};
 use super::waiting::{WaitFor, Waits};
-use crate::profile::OffCpuReason;
+use crate::profile::TextId;
+
+/// Peers that are shown.
+const SHOWN: usize = 3;
 
 /// Finds them.
 pub fn find(scene: &Scene<'_>, place: usize, waits: &Waits) -> Vec<Finding> {
-    let container = scene.places[place].container;
-    let peer =
-        container.waits.iter().filter(|wait| wait.reason == OffCpuReason::Network).find_map(|wait| wait.peer.clone());
     let mut findings = blocked(scene, place, waits, Kind::NetworkWait, WaitFor::Answer, |function, each, rate| {
-        let whom = peer.as_deref().unwrap_or("a peer");
-        format!("{function} waits for {whom} to answer, {:.2} ms each, {rate:.0} times a second", each / 1e6)
+        format!("{function} waits for a peer to answer, {:.2} ms each, {rate:.0} times a second", each / 1e6)
     });
     for finding in &mut findings {
-        match &peer {
-            Some(peer) => finding.evidence.push(format!("peer {peer} (connections)")),
-            None => finding.evidence.push("the peer's address was not recorded".to_owned()),
+        let peers = finding.blame.map(|function| peers(scene, place, waits, function)).unwrap_or_default();
+        let Some((first, _)) = peers.first() else {
+            finding.evidence.push("the peer's address was not recorded".to_owned());
+            continue;
+        };
+        finding.title = finding.title.replacen("a peer", first, 1);
+        finding.about = Some((*first).to_owned());
+        for (peer, ns) in peers.iter().take(SHOWN) {
+            let seconds = ns / scene.window_ns;
+            finding.evidence.push(format!("peer {peer}: {seconds:.2} thread-seconds a second (off-CPU stacks)"));
         }
-        finding.about.clone_from(&peer);
+        if let Some(more) = peers.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            finding.evidence.push(format!("and {more} more peers"));
+        }
     }
     findings
+}
+
+/// The peers that a function waited for, the longest first.
+fn peers<'p>(scene: &Scene<'p>, place: usize, waits: &Waits, function: FunctionId) -> Vec<(&'p str, f64)> {
+    let mut sums: FxHashMap<TextId, f64> = FxHashMap::default();
+    for (row, class) in scene.places[place].waits.iter().zip(&waits[place]) {
+        if *class == WaitFor::Answer
+            && let Some(peer) = row.peer
+            && scene.blame(row.process, row.stack) == Some(function)
+        {
+            *sums.entry(peer).or_default() += row.ns;
+        }
+    }
+    let mut peers: Vec<_> = sums.into_iter().map(|(peer, ns)| (scene.profile.stacks.text_of(peer), ns)).collect();
+    peers.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
+    peers
 }

@@ -237,6 +237,29 @@ pub fn is_runtime_module(module: &str) -> bool {
     })
 }
 
+/// What comes with every system: the C library and its parts, the loader, the compilers' own runtimes.
+const SYSTEM_MODULES: [&str; 14] = [
+    "ld-",
+    "ld.so",
+    "libc.",
+    "libc-",
+    "libpthread",
+    "libm.",
+    "libm-",
+    "libdl",
+    "librt",
+    "libgcc_s",
+    "libstdc++",
+    "libc++",
+    "linux-vdso",
+    "[vdso]",
+];
+
+/// Whether the module comes with every system: nobody chose to have it.
+pub fn is_system_module(module: &str) -> bool {
+    SYSTEM_MODULES.iter().any(|name| module.starts_with(name))
+}
+
 /// Whether the module is a shared library of others.
 pub fn is_library_module(module: &str) -> bool {
     let shared = module.rsplit('.').next() == Some("so") || module.contains(".so.");

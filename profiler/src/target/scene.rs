@@ -45,7 +45,7 @@ pub struct StackFacts<'p> {
     pub chain: Vec<FunctionId>,
     /// Position of the innermost frame of the application.
     pub own_at: Option<usize>,
-    /// Position of the innermost user frame that has a name.
+    /// Position of the user frame with a name that stands in for the application's.
     pub named_at: Option<usize>,
     /// What it does.
     pub area: Area,
@@ -91,6 +91,8 @@ pub struct WaitRow {
     pub ns: f64,
     /// Number of waits.
     pub count: f64,
+    /// Whom it waited for, if that is known.
+    pub peer: Option<TextId>,
 }
 
 /// A container with its rows.
@@ -138,6 +140,37 @@ struct FrameFacts<'p> {
     marks: Marks,
     call: Option<&'p str>,
     made: bool,
+    unnamed: bool,
+    module: TextId,
+    stands_in: Standing,
+}
+
+/// How well a function can stand in where no frame of the application is on a stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Standing {
+    /// It says nothing of whose fault it is: the system's libraries, the kernel, what has no name, program entries.
+    No,
+    /// A library that was chosen.
+    Library,
+    /// A library or Go's runtime inside the program's own file.
+    Inside,
+    /// What runs a thread's closure, into which compilers put the closure.
+    Closure,
+}
+
+fn standing(kind: FrameKind, role: Role, function: &str, module: &str) -> Standing {
+    let named = matches!(kind, FrameKind::User | FrameKind::UserInlined);
+    if !named || role::is_system_module(module) {
+        Standing::No
+    } else if function.contains("__rust_begin_short_backtrace") {
+        Standing::Closure
+    } else if role == Role::Runtime && !function.starts_with("runtime.") {
+        Standing::No
+    } else if role::is_library_module(module) {
+        Standing::Library
+    } else {
+        Standing::Inside
+    }
 }
 
 impl<'p> Scene<'p> {
@@ -174,8 +207,9 @@ impl<'p> Scene<'p> {
         container.cpu_limit_cores.map_or(self.cpus(), |limit| limit.min(self.cpus()))
     }
 
-    /// Blames for each row of each place have to exist before kinds look for them: a stack without a frame of the
-    /// application is blamed on its innermost named library function, or on the program if even that is an interpreter.
+    /// Blames for each row of each place have to exist before kinds look for them. A stack without a frame of the
+    /// application is blamed on the innermost named function of the program's own file (the compiler may have put the
+    /// application's code into it), else of a library other than the system's, else on the program.
     pub fn blame(&self, process: ProcessIndex, stack: StackId) -> Option<FunctionId> {
         let facts = self.facts(stack)?;
         facts.chain.last().copied().or_else(|| self.stand_in(process, stack))
@@ -193,11 +227,8 @@ impl<'p> Scene<'p> {
         let command = self.profile.processes.get(process.0 as usize)?.command;
         let frames = self.profile.stacks.stacks().get(stack.0 as usize)?;
         let named = facts.named_at.and_then(|at| self.profile.stacks.frame_of(*frames.get(at)?));
-        let module = named.map(|frame| self.profile.stacks.text_of(frame.module)).unwrap_or_default();
         match named {
-            Some(frame) if !in_interpreter(self.profile, frames) && !module.starts_with("ld-") => {
-                Some((frame.function, frame.module))
-            }
+            Some(frame) if !in_interpreter(self.profile, frames) => Some((frame.function, frame.module)),
             _ => Some((TextId(u32::MAX), command)),
         }
     }
@@ -242,6 +273,7 @@ impl<'p> Scene<'p> {
                     reason: sample.reason,
                     ns: sample.weight_ns,
                     count: sample.count,
+                    peer: sample.peer,
                 });
             }
         }
@@ -354,6 +386,9 @@ fn frames<'p>(profile: &'p Profile, functions: &mut Interner) -> Vec<FrameFacts<
                 },
                 call: if kernel { mark::syscall_of_kernel(function) } else { None },
                 made: function.starts_with("py::") || module == "[jit]",
+                unnamed: frame.kind == FrameKind::Unresolved,
+                module: frame.module,
+                stands_in: standing(frame.kind, role, function, module),
             }
         })
         .collect()
@@ -375,6 +410,8 @@ fn facts<'p>(profile: &'p Profile, frames: &[FrameFacts<'p>], stack: &[FrameId])
     };
     let mut first_kernel = None;
     let mut leaf = None;
+    let mut named = None;
+    let mut standing = Standing::No;
     for (at, id) in stack.iter().enumerate() {
         let Some(frame) = known(id) else { continue };
         facts.marks = facts.marks.with(frame.marks);
@@ -385,7 +422,12 @@ fn facts<'p>(profile: &'p Profile, frames: &[FrameFacts<'p>], stack: &[FrameId])
                 continue;
             }
             Role::Note => continue,
+            // Without a name beside named ones: a jump into a library, an assembly routine.
+            Role::Application if frame.unnamed && named.is_some_and(|module| module == frame.module) => {}
             Role::Application => {
+                if !frame.unnamed {
+                    named = Some(frame.module);
+                }
                 facts.own_at = Some(at);
                 facts.work = None;
                 if let Some(function) = frame.function
@@ -400,7 +442,8 @@ fn facts<'p>(profile: &'p Profile, frames: &[FrameFacts<'p>], stack: &[FrameId])
         facts.kernel_only = false;
         facts.user_path = (facts.user_path ^ u64::from(id.0)).wrapping_mul(0x0100_0000_01b3);
         let frame_of = profile.stacks.frame_of(*id);
-        if frame_of.is_some_and(|frame| frame.kind != FrameKind::Unresolved) {
+        if frame.stands_in > Standing::No && frame.stands_in >= standing {
+            standing = frame.stands_in;
             facts.named_at = Some(at);
         }
         if frame.made {

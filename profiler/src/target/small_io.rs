@@ -8,11 +8,12 @@
 //!
 //! **Could be merged.** On sockets and pipes a message that is answered before the next one is sent cannot wait for
 //! company, so calls of one direction count only as far as they outnumber those of the other three to one, and reads
-//! only as far as they did not wait for their data. What wakes and moves no data (eventfd, timerfd) never counts.
+//! only as far as they did not wait for their data. What wakes and moves no data (eventfd, timerfd) never counts. A small
+//! file that is opened, read whole and closed has no calls to merge either: `syscall_storm` has the opening.
 //!
 //! **What a fix leaves.** One call for every [`BUFFER_BYTES`] bytes.
 
-use super::calls::{Around, Calls, claim, name_of, of_runtime};
+use super::calls::{Around, Calls, FILE_READS, name_of, of_runtime};
 use super::finding::{Finding, LEAST_CALLS, LEAST_CORES, LEAST_SHARE};
 use super::kind::Kind;
 use super::mark::Marks;
@@ -50,10 +51,12 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
     let one_sided = |name: &str| {
         if READS.contains(&name) { reads >= ONE_SIDED * writes.max(waits) } else { writes >= ONE_SIDED * reads }
     };
+    let reopening = calls.reopens();
     let floor_ns = (LEAST_CORES * scene.window_ns).max(LEAST_SHARE * scene.places[place].cpu_ns());
     let costs = calls.costs(scene, place, floor_ns, Around::AsMuch, |name, marks| {
         let messages = marks.any(Marks::SOCKET) || marks.any(Marks::PIPE);
-        small.contains(&name) && !marks.any(Marks::EVENT) && (!messages || one_sided(name))
+        let whole = reopening && FILE_READS.contains(&name) && !messages;
+        small.contains(&name) && !marks.any(Marks::EVENT) && !whole && (!messages || one_sided(name))
     });
     let mut findings = Vec::new();
     for cost in costs {
@@ -75,29 +78,15 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
             continue;
         };
         let function = name_of(scene, cost.group.function);
-        let mut evidence = vec![
+        let evidence = vec![
             format!("{most}: {:.0} calls a second, {mean:.0} bytes each (syscall counters)", calls.rate(most)),
             format!("{:.3} cores in these calls below {function} (on-CPU samples)", cost.group.ns / scene.window_ns),
         ];
-        evidence.extend(cost.observed(scene.window_ns));
-        claim(scene, place, &cost.group.rows);
-        claim(scene, place, &cost.user);
-        findings.push(Finding {
-            place,
-            kind: Kind::SmallIo,
-            blame: Some(cost.group.function),
-            about: None,
-            stack: Some(cost.group.stack),
-            claims_ns: cost.claims_ns(),
-            gain_ns: cost.gain_ns() * (1.0 - (mean / BUFFER_BYTES).min(1.0)),
-            title: format!(
-                "{function} moves {mean:.0} bytes a call in {:.0} {most} calls a second",
-                count / calls.window_s
-            ),
-            evidence,
-            remedy: None,
-            basis: cost.basis(),
-        });
+        let title =
+            format!("{function} moves {mean:.0} bytes a call in {:.0} {most} calls a second", count / calls.window_s);
+        let mut finding = cost.finding(scene, place, Kind::SmallIo, title, evidence);
+        finding.gain_ns *= 1.0 - (mean / BUFFER_BYTES).min(1.0);
+        findings.push(finding);
     }
     findings
 }

@@ -9,7 +9,7 @@
 //! **What a fix leaves.** Nothing of the failing calls. For a `connect` that fails, the socket was made and closed for
 //! nothing: those calls of the same function are claimed along.
 
-use super::calls::{Around, Calls, claim, name_of, of_runtime};
+use super::calls::{Around, Calls, name_of, of_runtime};
 use super::finding::{Finding, LEAST_CORES, LEAST_SHARE};
 use super::kind::Kind;
 use super::scene::Scene;
@@ -84,26 +84,12 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
             "{:.3} cores in these calls below {function} (on-CPU samples)",
             cost.group.ns / scene.window_ns
         ));
-        evidence.extend(cost.observed(scene.window_ns));
-        claim(scene, place, &cost.group.rows);
-        claim(scene, place, &cost.user);
-        findings.push(Finding {
-            place,
-            kind: Kind::SyscallErrors,
-            blame: Some(cost.group.function),
-            about: None,
-            stack: Some(cost.group.stack),
-            claims_ns: cost.claims_ns(),
-            gain_ns: cost.gain_ns(),
-            title: format!(
-                "{function} makes {most} calls of which {:.0} % fail with {}",
-                100.0 * share,
-                errno::name(worst_errno)
-            ),
-            evidence,
-            remedy: None,
-            basis: cost.basis(),
-        });
+        let title = format!(
+            "{function} makes {most} calls of which {:.0} % fail with {}",
+            100.0 * share,
+            errno::name(worst_errno)
+        );
+        findings.push(cost.finding(scene, place, Kind::SyscallErrors, title, evidence));
     }
     findings
 }

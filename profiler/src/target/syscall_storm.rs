@@ -2,13 +2,16 @@
 //!
 //! **Rule.** At least [`LEAST_CALLS`](super::finding::LEAST_CALLS) calls a second from one path that tell or change
 //! something small: time, identity, metadata, descriptors, wake-ups. Not counted: transfers of data
-//! (`small_io` judges them), calls that wait, memory (`memory_faults`), and the calls of a runtime's own scheduler.
-//! Files that are opened, read and closed for each piece of work are one thing: the reads count where the same function
-//! makes them and opens are at least a quarter as many.
+//! (`small_io` judges them), calls that wait, memory (`memory_faults`), what a contended lock costs (`lock_contention`),
+//! and the calls of a runtime's own scheduler. Files that are opened, read and closed for each piece of work are one thing:
+//! the reads count where the same function makes them and opens are at least a quarter as many.
+//!
+//! **Many, each with little CPU.** A call of at most [`SMALL_CALL_NS`] costs what it costs by being made: entry and exit,
+//! a path walk, a descriptor. One that takes more works for what it was asked, and there `kernel_overhead` says so.
 //!
 //! **What a fix leaves.** Nearly nothing: one call where there were thousands.
 
-use super::calls::{Around, Calls, claim, name_of, of_runtime};
+use super::calls::{Around, Calls, FILE_READS, name_of, of_runtime};
 use super::finding::{Finding, LEAST_CALLS, LEAST_CORES, LEAST_SHARE};
 use super::kind::Kind;
 use super::mark::Marks;
@@ -84,24 +87,26 @@ const AVOIDABLE: [&str; 62] = [
 const AVOIDABLE_TOO: [&str; 8] =
     ["timer_settime", "times", "uname", "unlink", "sigaltstack", "rt_sigreturn", "socketpair", "utimensat"];
 
-const OPENS: [&str; 3] = ["openat", "open", "openat2"];
+/// Kernel CPU of a call that is dear by its number: 0.1 to 1 µs to enter and leave, up to ten for a path of a dozen parts or
+/// a new descriptor, twice that where caches are cold and while it is watched.
+const SMALL_CALL_NS: f64 = 20_000.0;
 
 /// Finds them.
 pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Finding> {
-    let avoidable = |name: &str| AVOIDABLE.contains(&name) || AVOIDABLE_TOO.contains(&name);
+    let avoidable = |name: &str| {
+        (AVOIDABLE.contains(&name) || AVOIDABLE_TOO.contains(&name)) && calls.mean_cpu_ns(name) <= SMALL_CALL_NS
+    };
     let many: f64 = calls.stats.keys().filter(|name| avoidable(name)).map(|name| calls.rate(name)).sum();
     if many < LEAST_CALLS {
         return Vec::new();
     }
-    let file_reads = ["read", "pread64"];
-    let reopening = calls.count(&OPENS) >= calls.count(&file_reads) / 4.0
-        && calls.count(&OPENS) / calls.window_s >= LEAST_CALLS / 4.0;
+    let reopening = calls.reopens();
     let floor_ns = (LEAST_CORES * scene.window_ns).max(LEAST_SHARE * scene.places[place].cpu_ns());
     let costs = calls.costs(scene, place, floor_ns, Around::AsMuch, |name, marks| {
-        let waits = name == "futex" && marks.any(Marks::FUTEX) && marks.any(Marks::ACQUIRE);
+        let lock = name == "futex" && marks.any(Marks::ACQUIRE.with(Marks::CONTENDED));
         let reads =
-            reopening && file_reads.contains(&name) && !marks.any(Marks::SOCKET.with(Marks::PIPE).with(Marks::EVENT));
-        (avoidable(name) && !waits) || reads
+            reopening && FILE_READS.contains(&name) && !marks.any(Marks::SOCKET.with(Marks::PIPE).with(Marks::EVENT));
+        (avoidable(name) && !lock) || reads
     });
     let mut findings = Vec::new();
     for cost in costs {
@@ -137,26 +142,12 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
             "{:.3} cores in these calls below {function} (on-CPU samples)",
             cost.group.ns / scene.window_ns
         ));
-        evidence.extend(cost.observed(scene.window_ns));
-        claim(scene, place, &cost.group.rows);
-        claim(scene, place, &cost.user);
-        findings.push(Finding {
-            place,
-            kind: Kind::SyscallStorm,
-            blame: Some(cost.group.function),
-            about: None,
-            stack: Some(cost.group.stack),
-            claims_ns: cost.claims_ns(),
-            gain_ns: cost.gain_ns(),
-            title: format!(
-                "{function} makes {:.0} calls a second that could be fewer: {}",
-                count / calls.window_s,
-                names.join(", ")
-            ),
-            evidence,
-            remedy: None,
-            basis: cost.basis(),
-        });
+        let title = format!(
+            "{function} makes {:.0} calls a second that could be fewer: {}",
+            count / calls.window_s,
+            names.join(", ")
+        );
+        findings.push(cost.finding(scene, place, Kind::SyscallStorm, title, evidence));
     }
     findings
 }

@@ -4,7 +4,9 @@
 //! The ledger's classes say what a thread was doing; whether that was bad, its stack says:
 //!
 //! - **futex**: the functions of the C library, of runtimes and of lock libraries that acquire a lock are known by name.
-//!   Everything else on a futex is parked: condition variables, semaphores, queues, joins.
+//!   Everything else on a futex is parked: condition variables, semaphores, queues, joins. Python's lock object serves
+//!   both; without names of Python functions, how the interpreter calls it tells: a `with` statement calls a bound
+//!   method (`cfunction_call`), and takes a lock; queues, events and conditions call `acquire` to wait for work.
 //! - **sockets**: receiving is waiting for an answer only if this side has asked. It has where it is known to be a client
 //!   (a client library's frames), where it is below a function that itself waits for new requests (the thread that
 //!   serves one is asking on its behalf), or where the container sends as often as it receives and never accepts. Accepting
@@ -134,7 +136,9 @@ fn plain(scene: &Scene<'_>, row: &WaitRow, receiving: bool) -> WaitFor {
     // Called straight from the application's own code it is its own lock; otherwise a library waits on it for work. The
     // same goes for the virtual machine: parking and waiting are called from Java's library, monitors from anywhere.
     let made = marks.any(Marks::PYTHON_LOCK.with(Marks::JVM)) && facts.made_application;
-    let futex = row.reason == OffCpuReason::Lock && !marks.any(Marks::SCHEDULER) && (marks.any(Marks::ACQUIRE) || made);
+    let entered = marks.any(Marks::PYTHON_LOCK) && marks.any(Marks::PYTHON_ENTERS);
+    let lock = marks.any(Marks::ACQUIRE) || made || entered;
+    let futex = row.reason == OffCpuReason::Lock && !marks.any(Marks::SCHEDULER) && lock;
     let in_kernel = marks.any(Marks::KERNEL_LOCK) && row.reason != OffCpuReason::Network;
     if futex || in_kernel { WaitFor::Lock } else { WaitFor::Idle }
 }

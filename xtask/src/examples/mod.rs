@@ -6,10 +6,10 @@
 #[expect(dead_code, reason = "the tests of the whole program use the rest")]
 mod cgroup;
 mod judge;
-mod language;
-mod report;
+pub mod language;
+pub mod report;
 mod score;
-mod stage;
+pub mod stage;
 mod truth;
 
 use std::fs;

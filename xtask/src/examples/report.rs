@@ -92,9 +92,9 @@ pub struct Recording(std::process::Child);
 impl Recording {
     /// Starts to record containers into a file.
     pub fn start(profiler: &Path, containers: &[&str], duration: &str, file: &Path) -> Result<Self> {
-        // On a busy machine it would attach when the program has ended.
+        // On a busy machine it would attach when the program has ended; and the containers have taken precedence.
         let mut command = Command::new("nice");
-        command.args(["-n", "-10"]).arg(profiler).args(["record", "--duration", duration, "--output"]).arg(file);
+        command.args(["-n", "-20"]).arg(profiler).args(["record", "--duration", duration, "--output"]).arg(file);
         for container in containers {
             command.args(["--container", container]);
         }

@@ -1,11 +1,15 @@
 //! Profiles with one planted problem each, and what must be said of them.
 
+mod blame;
+mod calls;
+mod locks;
+
 use std::collections::BTreeMap;
 
 use super::*;
 use crate::profile::{
     Container, ContainerIndex, Errno, Frame, FrameKind, Ledger, OffCpuReason, OffCpuSample, OnCpuSample, Process,
-    ProcessIndex, StackId, SyscallStats, Wait, WaitedBehind,
+    ProcessIndex, StackId, SyscallStats, WaitedBehind,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -402,12 +406,8 @@ fn a_client_waits_for_answers_and_its_peer_is_named() {
         .wait(OffCpuReason::Network, &format!("main > ask_store > recv@libc.so.6 > {RECV}"), 8.0, 5_000.0)
         .calls("recvfrom", 5_000, 500_000, &[])
         .calls("sendto", 5_000, 500_000, &[]);
-    planted.profile.containers[0].waits = vec![Wait {
-        reason: OffCpuReason::Network,
-        peer: Some("10.0.0.7:6379".to_owned()),
-        ns: 8 * SECOND,
-        count: 5_000,
-    }];
+    let store = planted.profile.stacks.text("10.0.0.7:6379");
+    planted.profile.off_cpu[0].peer = Some(store);
     let target = planted.only(Kind::NetworkWait, "ask_store");
     assert!(target.title.contains("10.0.0.7:6379"), "{}", target.title);
 }
