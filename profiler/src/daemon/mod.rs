@@ -25,7 +25,7 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot},
 };
 
 use crate::collect::CollectError;
@@ -147,10 +147,9 @@ async fn attend(
         gate,
         reload,
     });
-    let (end, ended) = watch::channel(false);
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let router = http::routes::routes(Arc::clone(&context));
-    let mut server = tokio::spawn(http::serve::serve(listener, router, Arc::clone(&context), ended));
+    let mut server = tokio::spawn(http::serve::serve(listener, router, Arc::clone(&context)));
     let (mut hangup, mut terminate, mut interrupt) =
         (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tracing::info!("listening on {bound}");
@@ -174,8 +173,8 @@ async fn attend(
     }
     tracing::info!("ending");
     notify(&[sd_notify::NotifyState::Stopping]);
+    collector.end_soon();
     shared.end();
-    end.send_replace(true);
     if !server.is_finished() {
         drop(server.await);
     }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use crate::{
-    collect::CollectOptions,
+    collect::{CollectOptions, Haste},
     container::{ContainerError, ResolverOptions, Selection, runtime::parse_socket},
     quantity::{parse_bytes, parse_duration},
 };
@@ -383,6 +383,7 @@ impl CollectSettings {
             least_containers: LEAST_CONTAINERS,
             kernel_log: false,
             tiny_maps: self.tiny_maps,
+            haste: Haste::default(),
         })
     }
 }

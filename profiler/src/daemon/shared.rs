@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -38,7 +38,7 @@ pub struct Shared {
     began: Instant,
     /// Milliseconds after `began` of the collection's last sign of life.
     progress_ms: AtomicU64,
-    ending: AtomicBool,
+    ending: watch::Sender<bool>,
     collection_error: Mutex<Option<String>>,
     /// Windows that found no room on their way to the archive.
     pub windows_lost: AtomicU64,
@@ -90,7 +90,7 @@ impl Shared {
             started_unix_ns: super::unix_ns(),
             began: Instant::now(),
             progress_ms: AtomicU64::new(0),
-            ending: AtomicBool::new(false),
+            ending: watch::Sender::new(false),
             collection_error: Mutex::new(None),
             windows_lost: AtomicU64::new(0),
             requests_refused: AtomicU64::new(0),
@@ -127,12 +127,18 @@ impl Shared {
 
     /// The daemon is about to end.
     pub fn end(&self) {
-        self.ending.store(true, Ordering::Relaxed);
+        self.ending.send_replace(true);
     }
 
     /// Whether the daemon is about to end.
     pub fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Relaxed)
+        *self.ending.borrow()
+    }
+
+    /// Waits until the daemon is about to end.
+    pub async fn ended(&self) {
+        // The sender is here, so that it cannot be gone.
+        self.ending.subscribe().wait_for(|ending| *ending).await.ok();
     }
 
     /// Why the daemon is ill, if it is.

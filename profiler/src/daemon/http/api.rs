@@ -326,7 +326,11 @@ pub async fn pull(State(context): Shared, uri: Uri) -> Answer {
     let options = write_options(&query)?;
     let seconds = query.number("seconds", PULL.0, PULL.1, PULL.2).map_err(Refusal::Wrong)?;
     let began = Instant::now();
-    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+    let ending = || Refusal::NotNow("the daemon is ending".to_owned());
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_secs_f64(seconds)) => {}
+        () = context.shared.ended() => return Err(ending()),
+    }
     let mut windows = context.shared.windows.subscribe();
     let patience = context.shared.settings().window * 2 + Duration::from_secs(5);
     let deadline = tokio::time::Instant::now() + patience;
@@ -337,8 +341,11 @@ pub async fn pull(State(context): Shared, uri: Uri) -> Answer {
                 move |context: &Context| rendered(&*of_entries(context, &entries)?, Format::Pprof, &options, false);
             return heavily(&context, work).await;
         }
-        let changed = tokio::time::timeout_at(deadline, windows.changed()).await;
-        if !matches!(changed, Ok(Ok(()))) || context.shared.is_ending() {
+        let changed = tokio::select! {
+            changed = tokio::time::timeout_at(deadline, windows.changed()) => changed,
+            () = context.shared.ended() => return Err(ending()),
+        };
+        if !matches!(changed, Ok(Ok(()))) {
             return Err(Refusal::NotNow("no window came to its end in time".to_owned()));
         }
     }
