@@ -12,7 +12,7 @@ mod rotate;
 mod stacks;
 
 pub use command::{CommandError, HeldCommand, Outcome, displayed};
-pub use machine::own_cpu_ns;
+pub use machine::{host_name, own_cpu_ns};
 
 use std::{
     collections::BTreeMap,

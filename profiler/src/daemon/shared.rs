@@ -17,6 +17,7 @@ use super::{
         series::AllSeries,
     },
     settings::{Settings, SettingsError, Sources},
+    push::queue::Queue,
     storage::StorageCounters,
 };
 
@@ -47,6 +48,8 @@ pub struct Shared {
     reloads: Mutex<Reloads>,
     /// The history on disk, if any.
     pub storage: Option<Arc<StorageCounters>>,
+    /// What is sent elsewhere, if anything.
+    pub pushes: Vec<Arc<Queue>>,
 }
 
 /// Everything that a scrape shows.
@@ -79,7 +82,13 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     /// At the beginning.
-    pub fn new(sources: Sources, settings: Settings, history: History, storage: Option<Arc<StorageCounters>>) -> Self {
+    pub fn new(
+        sources: Sources,
+        settings: Settings,
+        history: History,
+        storage: Option<Arc<StorageCounters>>,
+        pushes: Vec<Arc<Queue>>,
+    ) -> Self {
         let series = AllSeries::new(settings.metrics.max_series, settings.metrics.linger);
         Self {
             sources,
@@ -96,6 +105,7 @@ impl Shared {
             requests_refused: AtomicU64::new(0),
             reloads: Mutex::default(),
             storage,
+            pushes,
         }
     }
 

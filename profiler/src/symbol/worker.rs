@@ -68,6 +68,7 @@ impl Worker {
                 Request::Resolve(locations, reply) => {
                     self.batch += 1;
                     reply.send(self.resolve_all(&locations)).ok();
+                    self.binaries.put_away_idle();
                 }
                 Request::WarmUp => self.kernel.warm_up(),
                 Request::Counters(reply) => {

@@ -101,7 +101,7 @@ pub async fn coverage(State(context): Shared, uri: Uri, headers: HeaderMap) -> A
 /// `/api/v1/overhead`
 pub async fn overhead(State(context): Shared, uri: Uri, headers: HeaderMap) -> Answer {
     reported(&context, &uri, &headers, |report, _| {
-        let resident = crate::daemon::resident_bytes();
+        let resident = crate::daemon::memory::resident_bytes();
         json!({ "window": report.window, "overhead": report.overhead, "agent_resident_bytes": resident })
     })
     .await
@@ -394,6 +394,15 @@ pub async fn status(State(context): Shared, uri: Uri, headers: HeaderMap) -> Ans
             "container": collect.patterns[0], "pod": collect.patterns[1], "namespace": collect.patterns[2],
         },
         "history": history, "metrics": metrics,
+        "push": shared.pushes.iter().map(|queue| {
+            let figures = queue.figures();
+            json!({
+                "destination": figures.destination, "sent": figures.sent, "failures": figures.failures,
+                "rejected": figures.rejected, "waiting": figures.waiting.0, "waiting_bytes": figures.waiting.1,
+                "dropped": figures.dropped.iter().map(|(reason, n)| (*reason, *n)).collect::<BTreeMap<_, _>>(),
+                "last_error": figures.last_error,
+            })
+        }).collect::<Vec<_>>(),
         "config": {
             "file": settings.file, "reloads": reloads.taken, "refused": reloads.refused,
             "last_error": reloads.last_error,
