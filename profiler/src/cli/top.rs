@@ -243,7 +243,8 @@ fn draw(frame: &mut Frame<'_>, profile: Option<&Profile>, view: View) -> usize {
         .chain((bar > 0).then_some(Constraint::Length(bar)));
     let table = Table::new(rows, widths).header(Row::new(heads).style(Style::new().add_modifier(Modifier::REVERSED)));
     frame.render_widget(table, body);
-    let keys = "thread-seconds a second; order: c CPU, w waiting for CPU, b blocked, s system calls; arrows scroll, q ends";
+    let keys =
+        "thread-seconds a second; order: c CPU, w waiting for CPU, b blocked, s system calls; arrows scroll, q ends";
     let short = "order: c CPU, w wait, b blocked, s calls; arrows scroll, q ends";
     let keys = if keys.len() <= usize::from(foot.width) { keys } else { short };
     frame.render_widget(Paragraph::new(keys).style(Style::new().add_modifier(Modifier::DIM)), foot);

@@ -41,12 +41,7 @@ pub struct Archive {
 
 impl Archive {
     /// With what it needs.
-    pub fn new(
-        shared: Arc<Shared>,
-        windows: Receiver<Collected>,
-        storage: Option<Storage>,
-        pushers: Pushers,
-    ) -> Self {
+    pub fn new(shared: Arc<Shared>, windows: Receiver<Collected>, storage: Option<Storage>, pushers: Pushers) -> Self {
         Self { shared, windows, storage, pushers, newest: None }
     }
 

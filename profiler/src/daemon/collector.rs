@@ -192,7 +192,11 @@ impl Worker {
     fn hand_out(&mut self, collection: &mut Collection) -> Result<(), CollectError> {
         let began = Instant::now();
         let profile = collection.rotate()?;
-        tracing::debug!("a window of {} ms took {:?} to hand out", profile.window.duration_ns / 1_000_000, began.elapsed());
+        tracing::debug!(
+            "a window of {} ms took {:?} to hand out",
+            profile.window.duration_ns / 1_000_000,
+            began.elapsed()
+        );
         let collected = Collected { profile, ended: Instant::now(), maps: collection.map_use() };
         match self.windows.try_send(collected) {
             Ok(()) => {}
@@ -212,4 +216,3 @@ impl Worker {
         }
     }
 }
-

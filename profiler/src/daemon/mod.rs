@@ -34,8 +34,11 @@ use crate::collect::CollectError;
 use archive::Archive;
 use collector::Collector;
 use history::History;
-use push::{Pushers, client::{Client, ClientError}};
 use http::{Context, access::Gate, web_config::WebConfigError};
+use push::{
+    Pushers,
+    client::{Client, ClientError},
+};
 use settings::{SettingsError, Sources};
 use shared::Shared;
 use storage::Storage;

@@ -16,8 +16,8 @@ use super::{
         own::{Own, TargetFigures},
         series::AllSeries,
     },
-    settings::{Settings, SettingsError, Sources},
     push::queue::Queue,
+    settings::{Settings, SettingsError, Sources},
     storage::StorageCounters,
 };
 

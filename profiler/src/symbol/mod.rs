@@ -60,7 +60,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lines: false, cached_addresses: 65_536, image_bytes: 64 << 20 }
+        Self { lines: false, cached_addresses: 65_536, image_bytes: 32 << 20 }
     }
 }
 

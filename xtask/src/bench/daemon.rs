@@ -64,14 +64,13 @@ impl BenchDaemon {
         if !setup::is_root()? {
             bail!("loading kernel programs needs root: run this as root");
         }
-        let folder = match &self.programs {
-            Some(folder) => folder.clone(),
-            None => {
-                Step::cargo("build the programs")
-                    .args(["build", "--release", "-p", "profiler", "-p", "examples", "--bin", "profiler", "--bin", "crowd"])
-                    .run()?;
-                workspace::target().join("release")
-            }
+        let folder = if let Some(folder) = &self.programs {
+            folder.clone()
+        } else {
+            Step::cargo("build the programs")
+                .args(["build", "--release", "-p", "profiler", "-p", "examples", "--bin", "profiler", "--bin", "crowd"])
+                .run()?;
+            workspace::target().join("release")
         };
         let statistics = Statistics::on()?;
         let crowd = Crowd::start(&folder, self.containers, 0)?;
@@ -261,7 +260,8 @@ impl Daemon {
     }
 
     fn soak(&self, length: Duration) -> Result<Table> {
-        let mut table = figures(["minute", "resident MB", "containers", "syscall rows", "waited-behind pairs", "descriptors"]);
+        let mut table =
+            figures(["minute", "resident MB", "containers", "syscall rows", "waited-behind pairs", "descriptors"]);
         let began = Instant::now();
         let (mut settled, mut last, mut minute) = (None, 0, 0);
         while began.elapsed() < length {
@@ -292,7 +292,14 @@ impl Daemon {
         }
         if let Some(settled) = settled {
             let grown = (last as f64 - settled as f64) / 1e6;
-            table.add_row(["growth".to_owned(), format!("{grown:+.1}"), String::new(), String::new(), String::new(), String::new()]);
+            table.add_row([
+                "growth".to_owned(),
+                format!("{grown:+.1}"),
+                String::new(),
+                String::new(),
+                String::new(),
+                String::new(),
+            ]);
         }
         Ok(table)
     }

@@ -13,8 +13,8 @@ use super::{
     answer::{Refusal, bytes, takes_gzip},
 };
 use crate::daemon::{
-    metrics::{Exposition, Format, own::Now, protobuf::Protobuf, series::View, text::Text},
     memory::resident_bytes,
+    metrics::{Exposition, Format, own::Now, protobuf::Protobuf, series::View, text::Text},
 };
 
 /// `/metrics`

@@ -190,12 +190,14 @@ impl Own {
     }
 }
 
+type PushFigure = fn(&PushFigures) -> u64;
+
 fn expose_pushes(pushes: &[PushFigures], into: &mut dyn Exposition) {
     // Families of what nobody asked for would only be in the way.
     if pushes.is_empty() {
         return;
     }
-    let families: [(Family, fn(&PushFigures) -> u64); 5] = [
+    let families: [(Family, PushFigure); 5] = [
         (counter("profiler_push_windows_sent_total", "Windows that a destination has accepted"), |push| push.sent),
         (counter("profiler_push_failures_total", "Requests to a destination that failed"), |push| push.failures),
         (

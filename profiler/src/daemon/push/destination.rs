@@ -78,8 +78,7 @@ pub fn url(protocol: Protocol, text: &str) -> Result<Uri, String> {
         return Err(wrong("has a query"));
     }
     let path = base.path().trim_end_matches('/');
-    let path =
-        if path.ends_with(protocol.path()) { path.to_owned() } else { format!("{path}{}", protocol.path()) };
+    let path = if path.ends_with(protocol.path()) { path.to_owned() } else { format!("{path}{}", protocol.path()) };
     let mut parts = base.into_parts();
     parts.path_and_query = Some(path.parse().map_err(|error| wrong(&format!("has a wrong path ({error})")))?);
     Uri::from_parts(parts).map_err(|error| wrong(&format!("is no URL ({error})")))

@@ -120,10 +120,11 @@ fn resource(container: &Container, extra: &Extra) -> Resource {
         ("k8s.node.name", if kubernetes { extra.node.as_str() } else { "" }),
         ("host.name", extra.node.as_str()),
     ]);
-    let attributes = attributes
-        .into_iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(key, value)| KeyValue { key: key.to_owned(), value: Some(text_value(value)), ..KeyValue::default() });
+    let attributes = attributes.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| KeyValue {
+        key: key.to_owned(),
+        value: Some(text_value(value)),
+        ..KeyValue::default()
+    });
     Resource { attributes: attributes.collect(), ..Resource::default() }
 }
 
@@ -187,7 +188,8 @@ impl<'p> Request<'p> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..InstrumentationScope::default()
         };
-        let scope_profiles = vec![otlp::ScopeProfiles { scope: Some(scope), profiles, ..otlp::ScopeProfiles::default() }];
+        let scope_profiles =
+            vec![otlp::ScopeProfiles { scope: Some(scope), profiles, ..otlp::ScopeProfiles::default() }];
         let resource = Some(resource);
         self.resources.push(otlp::ResourceProfiles { resource, scope_profiles, ..otlp::ResourceProfiles::default() });
     }
@@ -364,7 +366,9 @@ mod tests {
         for location in dictionary.location_table.iter().skip(1) {
             assert!(inside(location.mapping_index, dictionary.mapping_table.len()) && !location.lines.is_empty());
             let lines = location.lines.iter();
-            assert!(lines.map(|line| line.function_index).all(|at| at > 0 && inside(at, dictionary.function_table.len())));
+            assert!(
+                lines.map(|line| line.function_index).all(|at| at > 0 && inside(at, dictionary.function_table.len()))
+            );
         }
         for function in dictionary.function_table.iter().skip(1) {
             assert!(function.name_strindex > 0 && inside(function.name_strindex, dictionary.string_table.len()));
@@ -383,9 +387,8 @@ mod tests {
         let texts = request.dictionary.clone().unwrap_or_default().string_table;
         let total = |of: &str| -> i64 {
             let profiles = request.resource_profiles.iter().flat_map(|resource| &resource.scope_profiles[0].profiles);
-            let of = profiles.filter(|profile| {
-                profile.sample_type.is_some_and(|kind| texts[kind.type_strindex as usize] == of)
-            });
+            let of = profiles
+                .filter(|profile| profile.sample_type.is_some_and(|kind| texts[kind.type_strindex as usize] == of));
             of.flat_map(|profile| &profile.samples).flat_map(|sample| &sample.values).sum()
         };
         let samples: u64 = profile.on_cpu.iter().map(|sample| sample.count).sum();

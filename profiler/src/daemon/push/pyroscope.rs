@@ -71,12 +71,15 @@ fn labels(container: &Container, extra: &Extra) -> Vec<proto::LabelPair> {
     labels.into_iter().filter(|(_, value)| !value.is_empty()).map(pair).collect()
 }
 
+/// A stack with the reason it waited for, and what is said of it.
+type Sums = BTreeMap<(Vec<u64>, Option<i64>), (Vec<i64>, Vec<pprof::proto::Label>)>;
+
 /// Puts the process below each stack and leaves of the labels the reason; what is then the same is added up.
 fn simplify(profile: &mut pprof::proto::Profile) {
     let key = |name: &str| profile.string_table.iter().position(|text| text == name).map(|at| at as i64);
     let (process, reason) = (key("process"), key("reason"));
     let mut roots: FxHashMap<i64, u64> = FxHashMap::default();
-    let mut sums: BTreeMap<(Vec<u64>, Option<i64>), (Vec<i64>, Vec<pprof::proto::Label>)> = BTreeMap::new();
+    let mut sums = Sums::new();
     for mut sample in std::mem::take(&mut profile.sample) {
         let labelled = |key: Option<i64>| sample.label.iter().find(|label| Some(label.key) == key).copied();
         let (of, why) = (labelled(process), labelled(reason));
@@ -173,9 +176,9 @@ mod tests {
     use crate::profile::testing;
 
     fn decoded(requests: &[Bytes]) -> Vec<(BTreeMap<String, String>, pprof::proto::Profile)> {
-        let series = requests.iter().flat_map(|body| {
-            proto::PushRequest::decode(body.clone()).unwrap_or_else(|error| panic!("{error}")).series
-        });
+        let series = requests
+            .iter()
+            .flat_map(|body| proto::PushRequest::decode(body.clone()).unwrap_or_else(|error| panic!("{error}")).series);
         series
             .map(|series| {
                 let labels = series.labels.into_iter().map(|pair| (pair.name, pair.value)).collect();

@@ -17,7 +17,10 @@ use super::{
     otlp, pyroscope,
     queue::{Dropped, Queue, Waiting},
 };
-use crate::{daemon::capabilities, profile::{Profile, recording}};
+use crate::{
+    daemon::capabilities,
+    profile::{Profile, recording},
+};
 
 /// For the last attempt when the daemon ends.
 const LAST: Duration = Duration::from_secs(1);
