@@ -5,6 +5,7 @@
 //! - [`cgroup`]: a container without a runtime: a cgroup that looks like one
 //! - [`containers`]: private container runtimes with real containers, and [`require!`] for tests that need them
 //! - [`daemon`]: the daemon, asked over HTTP
+//! - [`receiver`]: a server that the daemon pushes to
 //! - [`program`]: the profiler, run as a user runs it
 //! - [`report`] and [`pprof`]: what it wrote, read by other code than wrote it
 //! - [`observation`]: workloads, recorded from before their work to after it
@@ -21,6 +22,7 @@ pub mod observation;
 pub mod oracle;
 pub mod pprof;
 pub mod program;
+pub mod receiver;
 pub mod report;
 pub mod requirement;
 pub mod software;

@@ -1,6 +1,10 @@
 //! The profile: accounts by container, samples with names, coverage. In: everything that was collected. Out: the model.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crossbeam_channel::RecvTimeoutError;
 use profiler_ebpf::{
@@ -24,7 +28,7 @@ use crate::{
         OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process, ProcessIndex, Profile,
         RunQueue, Settings, StackId, StackTable, SyscallCoverage, SyscallStats, TextId, Wait, WaitedBehind, Window,
     },
-    symbol::{ResolvedFrames, SymbolError},
+    symbol::{self, ResolvedFrames, SymbolError},
 };
 
 /// `ERESTARTSYS` in outputs: the first of the kernel's codes for calls that are restarted.
@@ -32,6 +36,9 @@ const ERESTARTSYS: u16 = 512;
 
 /// Time between two looks at events while names are looked up.
 const WHILE_NAMING: Duration = Duration::from_millis(50);
+
+/// How long names are waited for once there is haste.
+const NAMES_IN_HASTE: Duration = Duration::from_millis(300);
 
 /// Longest lists of a container in the profile.
 const MOST_WAITS: usize = 20;
@@ -327,20 +334,11 @@ impl Collection {
             .enumerate()
             .map(|(position, stack)| if wanted.contains(&position) { stack } else { &nobody })
             .collect();
+        let mut haste = None;
         for batch in stacks.chunks(BATCH) {
-            let mut locations: Vec<Location> = Vec::new();
-            for stack in batch {
-                // Outermost first: user frames, then kernel frames.
-                locations.extend(stack.user.iter().flatten().rev().cloned());
-                locations.extend(kernel_locations(&stack.kernel, Leaf::Instruction).into_iter().rev());
-            }
-            let answer = self.symbolizer.ask(locations)?;
-            let resolved = loop {
-                match answer.recv_timeout(WHILE_NAMING) {
-                    Ok(resolved) => break resolved,
-                    Err(RecvTimeoutError::Timeout) => self.take_events(),
-                    Err(RecvTimeoutError::Disconnected) => return Err(SymbolError::Gone.into()),
-                }
+            let resolved = match self.names_of(locations_of(batch), &mut haste)? {
+                Some(resolved) => resolved,
+                None => symbol::numbers(&locations_of(batch)),
             };
             let mut rest = resolved.as_slice();
             for stack in batch {
@@ -352,6 +350,35 @@ impl Collection {
             }
         }
         Ok(named)
+    }
+
+    /// The names of locations. Once there is haste (noted in `since`) they are waited for a moment longer; `None` if they are
+    /// not there by then.
+    fn names_of(
+        &mut self,
+        locations: Vec<Location>,
+        since: &mut Option<Instant>,
+    ) -> Result<Option<Vec<ResolvedFrames>>, CollectError> {
+        let over = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() >= NAMES_IN_HASTE);
+        if over(since) {
+            return Ok(None);
+        }
+        let answer = self.symbolizer.ask(locations)?;
+        loop {
+            match answer.recv_timeout(WHILE_NAMING) {
+                Ok(resolved) => return Ok(Some(resolved)),
+                Err(RecvTimeoutError::Timeout) => self.take_events(),
+                Err(RecvTimeoutError::Disconnected) => return Err(SymbolError::Gone.into()),
+            }
+            if self.options.haste.is_made() {
+                since.get_or_insert_with(Instant::now);
+            }
+            if over(since) {
+                // It may be reading a large file, and is asked nothing more.
+                self.symbolizer.leave();
+                return Ok(None);
+            }
+        }
     }
 
     fn add_on_cpu(
@@ -460,6 +487,16 @@ impl Collection {
             })
             .collect();
     }
+}
+
+/// Outermost first: user frames, then kernel frames.
+fn locations_of(stacks: &[&RawStack]) -> Vec<Location> {
+    let mut locations: Vec<Location> = Vec::new();
+    for stack in stacks {
+        locations.extend(stack.user.iter().flatten().rev().cloned());
+        locations.extend(kernel_locations(&stack.kernel, Leaf::Instruction).into_iter().rev());
+    }
+    locations
 }
 
 /// What makes waits of a container the same: its place, why, and for whom.

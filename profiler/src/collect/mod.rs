@@ -14,12 +14,15 @@ mod seconds;
 mod stacks;
 
 pub use command::{CommandError, HeldCommand, Outcome, displayed};
-pub use machine::own_cpu_ns;
+pub use machine::{host_name, own_cpu_ns};
 
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -97,6 +100,24 @@ pub struct CollectOptions {
     pub kernel_log: bool,
     /// Make maps so small that losses occur.
     pub tiny_maps: bool,
+    /// By which the collection can be told that it is to end soon.
+    pub haste: Haste,
+}
+
+/// Tells a collection that it is to end soon: names that take long to find are then left out. Clones tell the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Haste(Arc<AtomicBool>);
+
+impl Haste {
+    /// From now on.
+    pub fn make(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is haste.
+    pub fn is_made(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Why a collection cannot run.

@@ -2,13 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use profiler_ebpf::{
-    Control, Counter, LedgerRow,
-    account::{ERRNOS, PARTS},
-    histogram::BUCKETS,
-    settings::iterate,
-    syscall::SYSCALLS,
-};
+use profiler_ebpf::{Control, Counter, LedgerRow, account::PARTS, histogram::BUCKETS, settings::iterate};
 use rustc_hash::FxHashMap;
 
 use super::{Event, Kernel, KernelError, Record, cost::WindowCosts, sys};
@@ -79,6 +73,21 @@ pub struct SyscallAccount {
     pub latency: Vec<u64>,
     /// Failed calls by errno position ([`profiler_ebpf::account::ERRNOS`]), those that occurred.
     pub errors: BTreeMap<u32, u64>,
+}
+
+impl SyscallAccount {
+    /// Adds another account of the same.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.total_ns += other.total_ns;
+        self.max_ns = self.max_ns.max(other.max_ns);
+        self.bytes += other.bytes;
+        for (sum, count) in self.latency.iter_mut().zip(&other.latency) {
+            *sum += count;
+        }
+        for (errno, n) in &other.errors {
+            *self.errors.entry(*errno).or_default() += n;
+        }
+    }
 }
 
 /// Everything that the maps hold of one window. Records and events are drained apart.
@@ -203,7 +212,7 @@ impl Kernel {
             ..RawWindow::default()
         };
         self.take_ledgers(generation, &mut window);
-        self.take_syscalls(generation, &mut window);
+        window.syscalls = self.syscall_rows.take(generation, &self.control);
         self.take_waited_behind(&mut window);
         self.take_counters(&mut window);
         Ok(window)
@@ -249,40 +258,6 @@ impl Kernel {
                 }
                 window.ledgers.entry(container as u32).or_default().add(&row);
                 self.ledger.zero(index);
-            }
-        }
-    }
-
-    fn take_syscalls(&mut self, generation: u32, window: &mut RawWindow) {
-        let used = self.control.read(0).map_or(0, |control| control.next_syscall_row).min(self.sizes.syscall_rows);
-        if used == 0 {
-            return;
-        }
-        let first = generation as usize * self.sizes.syscall_rows as usize;
-        for container in 0..self.sizes.containers {
-            for number in 0..SYSCALLS as u32 {
-                let Some(place) = self.syscall_index.read(container as usize * SYSCALLS + number as usize) else {
-                    continue;
-                };
-                if place == 0 || place > used {
-                    continue;
-                }
-                let index = first + place as usize - 1;
-                let Some(row) = self.syscall_rows.read(index) else { continue };
-                if row.latency.iter().all(|count| *count == 0) {
-                    continue;
-                }
-                let errors = (0..ERRNOS as u32).zip(row.errors).filter(|(_, n)| *n > 0);
-                window.syscalls.push(SyscallAccount {
-                    container,
-                    number,
-                    total_ns: row.total_ns,
-                    max_ns: row.max_ns,
-                    bytes: row.bytes,
-                    latency: row.latency.iter().map(|count| u64::from(*count)).collect(),
-                    errors: errors.map(|(errno, n)| (errno, u64::from(n))).collect(),
-                });
-                self.syscall_rows.zero(index);
             }
         }
     }
