@@ -38,6 +38,7 @@ use crate::{
         Counter, Event, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordHeader,
         RecordKind, filter,
     },
+    memory,
     process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, UnwinderOptions},
     profile::{OffCpuReason, Profile},
     symbol::{self, SymbolError, Symbolizer},
@@ -252,6 +253,8 @@ impl Collection {
         };
         this.follow_containers();
         this.note_pressure();
+        // What the loading took is many times what goes on to be needed.
+        memory::give_back();
         Ok(this)
     }
 
