@@ -140,6 +140,7 @@ fn web() -> Container {
             voluntary_switches: 8_100,
             involuntary_switches: 640,
         },
+        cpu_ns_by_second: Vec::new(),
         run_queue: RunQueue { latency: latency(&[(4_000, 700), (90_000, 250), (40_000_000, 50)]), max_ns: 61_000_000 },
         waited_behind: vec![
             WaitedBehind { container: "db".to_owned(), ns: 700_000_000 },
