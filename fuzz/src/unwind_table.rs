@@ -7,7 +7,13 @@ use super::elf::wrapped;
 /// Runs one input. Its first byte says what the others are.
 pub fn run(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first() else { return };
-    let limits = Limits { section_bytes: 1 << 20, functions: 4096, instructions: 1 << 16, rows: 1 << 16 };
+    let limits = Limits {
+        section_bytes: 1 << 20,
+        functions: 4096,
+        instructions: 1 << 16,
+        rows: 1 << 16,
+        derived_instructions: 1 << 14,
+    };
     let built = match kind {
         b'f' => build(&wrapped(bytes, ".eh_frame")[..], &limits),
         b'd' => build(&wrapped(bytes, ".debug_frame")[..], &limits),

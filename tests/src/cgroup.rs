@@ -116,6 +116,12 @@ impl Cgroup {
         &self.id[..12]
     }
 
+    /// Its directory on cgroup2.
+    pub fn unified(&self) -> &Path {
+        // The first directory is made there.
+        self.directories.first().map_or(Path::new(""), PathBuf::as_path)
+    }
+
     /// Its id.
     pub fn id(&self) -> &str {
         &self.id

@@ -88,15 +88,7 @@ impl Daemon {
 
     /// Sends these bytes and reads until the end.
     pub fn ask(&self, request: &str) -> Result<Answer> {
-        let mut stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(request.as_bytes())?;
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes)?;
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").context("an answer without a head")?;
-        let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
-        let status = head.split_ascii_whitespace().nth(1).and_then(|status| status.parse().ok());
-        Ok(Answer { status: status.context("an answer without a status")?, head, body: bytes.split_off(end + 4) })
+        ask_at(self.address, request)
     }
 
     /// Asks again and again until `enough` has something to say.
@@ -146,6 +138,19 @@ impl Drop for Daemon {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Sends these bytes to whoever listens there and reads until the end.
+pub fn ask_at(address: SocketAddr, request: &str) -> Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request.as_bytes())?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").context("an answer without a head")?;
+    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+    let status = head.split_ascii_whitespace().nth(1).and_then(|status| status.parse().ok());
+    Ok(Answer { status: status.context("an answer without a status")?, head, body: bytes.split_off(end + 4) })
 }
 
 /// Collects the log and tells the address once it is said.

@@ -5,9 +5,13 @@
 //! - [`cgroup`]: a container without a runtime: a cgroup that looks like one
 //! - [`containers`]: private container runtimes with real containers, and [`require!`] for tests that need them
 //! - [`daemon`]: the daemon, asked over HTTP
+//! - [`receiver`]: a server that the daemon pushes to
 //! - [`program`]: the profiler, run as a user runs it
 //! - [`report`] and [`pprof`]: what it wrote, read by other code than wrote it
 //! - [`observation`]: workloads, recorded from before their work to after it
+//! - [`software`]: what distributions ship, under load
+//! - [`stacks`]: how whole, named and right its stacks are
+//! - [`oracle`]: stacks walked a second time by somebody else's code
 //! - [`figures`]: is one figure close enough to another
 
 pub mod cgroup;
@@ -15,8 +19,12 @@ pub mod containers;
 pub mod daemon;
 pub mod figures;
 pub mod observation;
+pub mod oracle;
 pub mod pprof;
 pub mod program;
+pub mod receiver;
 pub mod report;
 pub mod requirement;
+pub mod software;
+pub mod stacks;
 pub mod workload;

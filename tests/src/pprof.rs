@@ -44,9 +44,14 @@ impl Pprof {
     /// Reads a `.pb.gz` file.
     pub fn read(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        Self::read_from(file).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// Reads gzipped pprof.
+    pub fn read_from(gzipped: impl Read) -> Result<Self> {
         let mut bytes = Vec::new();
-        GzDecoder::new(file).read_to_end(&mut bytes).with_context(|| format!("{} is not gzip", path.display()))?;
-        Self::parse(&bytes).with_context(|| format!("{} is not pprof", path.display()))
+        GzDecoder::new(gzipped).read_to_end(&mut bytes).context("not gzip")?;
+        Self::parse(&bytes).context("not pprof")
     }
 
     /// Sum of one value type (`off_cpu/nanoseconds`) over the samples that `wanted` picks.

@@ -128,6 +128,8 @@ fn observe(slot: &mut TaskSlot, task: Task, state: u32) {
     slot.gap_syscall = wait::syscall_of(registers);
     slot.reason = wait::reason(slot, task, registers, state) as u32;
     wait::queue(slot, task.cpu(), now_ns, task.throttled_ns());
+    // Zero stands for no gap where sys_exit is asked for a stack.
+    slot.sequence += 1;
     slot.created_ns = now_ns;
     slot.since_ns = now_ns;
     slot.state = state_of(task, state);

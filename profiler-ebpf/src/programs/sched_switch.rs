@@ -43,6 +43,13 @@ struct Moment {
     now_ns: u64,
 }
 
+/// Who leaves the CPU, and who takes over.
+#[derive(Clone, Copy)]
+struct Threads {
+    leaves: Task,
+    follows: Task,
+}
+
 #[inline(always)]
 fn switch(context: *mut c_void, preempted: bool, previous: Task, next: Task) {
     // SAFETY: the helpers have no preconditions.
@@ -52,7 +59,10 @@ fn switch(context: *mut c_void, preempted: bool, previous: Task, next: Task) {
     let window = window::current();
     if previous.tid() != 0 {
         match task::slot_of(previous) {
-            Some(slot) => leave(context, state, slot, previous, preempted, Moment { window, cpu, now_ns }),
+            Some(slot) => {
+                let threads = Threads { leaves: previous, follows: next };
+                leave(context, state, slot, threads, preempted, Moment { window, cpu, now_ns });
+            }
             None => count(Counter::SwitchNoSlot),
         }
     }
@@ -106,8 +116,16 @@ fn slice(state: &mut CpuState, number: u32) -> &mut Slice {
 
 /// A thread leaves the CPU: its running time ends, and a gap begins.
 #[inline(always)]
-fn leave(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, task: Task, preempted: bool, moment: Moment) {
+fn leave(
+    context: *mut c_void,
+    state: &mut CpuState,
+    slot: &mut TaskSlot,
+    threads: Threads,
+    preempted: bool,
+    moment: Moment,
+) {
     let Moment { cpu, now_ns, .. } = moment;
+    let task = threads.leaves;
     let wanted = container::is_wanted(slot);
     let task_state = task.state();
     let runnable = preempted || task_state == 0;
@@ -142,7 +160,7 @@ fn leave(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, task: 
         }
     }
     if setting!(off_cpu) != 0 && wanted && slot.gap_syscall == NO_SYSCALL && task.has_user_stack() {
-        foresee(context, state, slot, task, cpu, now_ns);
+        foresee(context, state, slot, threads, cpu, now_ns);
     }
 }
 
@@ -166,11 +184,14 @@ fn account_running(slot: &mut TaskSlot, task: Task, moment: Moment, runnable: bo
 }
 
 /// A gap outside syscalls (preempted, or in a page fault) has no sys_exit that could take its user stack, so it is taken
-/// now, with a probability that depends only on how long such gaps of this thread were before.
+/// now, with a probability that depends only on how long such gaps of this thread were before and on who takes over.
 #[inline(always)]
-fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) {
+fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, threads: Threads, cpu: u32, now_ns: u64) {
     let threshold_ns = setting!(offcpu_threshold_ns);
-    let expected_ns = if slot.predicted_ns == 0 { threshold_ns } else { slot.predicted_ns };
+    let task = threads.leaves;
+    slot.follower = u32::from(threads.follows.pid() != task.pid());
+    let predicted_ns = *predicted(slot);
+    let expected_ns = if predicted_ns == 0 { threshold_ns } else { predicted_ns };
     // Twice what is expected: a gap that turns out longer has no stack.
     let expected_ns = expected_ns * 2;
     slot.take_ns = if expected_ns < threshold_ns { expected_ns } else { threshold_ns };
@@ -189,6 +210,14 @@ fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, task
     room.submit(length);
     // SAFETY: the helper has no preconditions.
     slot.taking_ns = unsafe { bpf_ktime_get_ns() }.saturating_sub(now_ns) + 1;
+}
+
+/// How long gaps like the thread's current one were so far.
+#[inline(always)]
+fn predicted(slot: &mut TaskSlot) -> &mut u64 {
+    let place = (slot.follower & 1) as usize;
+    // SAFETY: the index is masked to the array's length.
+    unsafe { &mut *(&raw mut slot.predicted_ns).cast::<u64>().add(place) }
 }
 
 /// A thread comes back to the CPU: its gap ends.
@@ -270,8 +299,9 @@ fn keep(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, random: u32) {
     let gap_ns = slot.gap_blocked_ns + slot.gap_self_ns + slot.gap_other_ns + slot.gap_throttled_ns;
     if foreseen {
         // Mean of the last gaps like this one, the newest weighing a quarter.
-        let before_ns = if slot.predicted_ns == 0 { gap_ns } else { slot.predicted_ns };
-        slot.predicted_ns = before_ns - before_ns / 4 + gap_ns / 4;
+        let mean_ns = predicted(slot);
+        let before_ns = if *mean_ns == 0 { gap_ns } else { *mean_ns };
+        *mean_ns = before_ns - before_ns / 4 + gap_ns / 4;
     }
     if !choose(slot, gap_ns, foreseen, u64::from(random)) {
         return;

@@ -63,8 +63,12 @@ pub struct TaskSlot {
     pub taking_ns: u64,
     /// The user stack of this gap was to be taken with probability this / T; `u64::MAX` where sys_exit takes it.
     pub take_ns: u64,
-    /// Running mean of gaps like this one, in nanoseconds.
-    pub predicted_ns: u64,
+    /// Running means of gaps outside syscalls, in nanoseconds: those that began as another thread of its process took over, and
+    /// those that began as anybody else did. The first are mostly brief, the second last as long as others' slices.
+    pub predicted_ns: [u64; 2],
+    /// Which of the two the current gap belongs to.
+    pub follower: u32,
+    pub reserved: u32,
 
     /// When it became runnable (for the run-queue latency).
     pub runnable_ns: u64,

@@ -9,8 +9,8 @@ use crate::{
     daemon::{
         self, DaemonError,
         settings::{
-            CollectLayer, ContainersLayer, HistoryLayer, Layer, MetricsLayer, Quantity, SettingsError, Sources,
-            WebLayer,
+            CollectLayer, ContainersLayer, DestinationLayer, HistoryLayer, Layer, MetricsLayer, PushLayer, Quantity,
+            SettingsError, Sources, WebLayer,
         },
     },
     quantity::{parse_bytes, parse_duration},
@@ -88,6 +88,15 @@ pub struct Args {
     /// Most series in /metrics; the rest is added up under container="other" [default: 20000]
     #[arg(long = "metrics.max-series", value_name = "N", env = "PROFILER_METRICS_MAX_SERIES")]
     max_series: Option<u32>,
+    /// Pyroscope server that profiles are sent to; credentials and the like go into --config.file
+    #[arg(long = "push.pyroscope", value_name = "URL", env = "PROFILER_PUSH_PYROSCOPE")]
+    push_pyroscope: Option<String>,
+    /// Receiver of OTLP profiles over HTTP that profiles are sent to
+    #[arg(long = "push.otlp", value_name = "URL", env = "PROFILER_PUSH_OTLP")]
+    push_otlp: Option<String>,
+    /// Windows of so long are sent together [default: 30s]
+    #[arg(long = "push.interval", value_name = "TIME", env = "PROFILER_PUSH_INTERVAL", value_parser = parse_duration)]
+    push_interval: Option<Duration>,
     /// What is logged: error, warn, info, debug, or by part of the program
     #[arg(long = "log.level", value_name = "LEVEL", env = "PROFILER_LOG", default_value = "info")]
     log_level: String,
@@ -148,6 +157,12 @@ fn sources(args: Args) -> Sources {
             },
             metrics: MetricsLayer { linger: args.linger.map(Quantity), max_series: args.max_series },
             web: WebLayer { listen_address: args.listen_address, config_file: args.web_config },
+            push: PushLayer {
+                interval: args.push_interval.map(Quantity),
+                pyroscope: DestinationLayer { url: args.push_pyroscope, ..DestinationLayer::default() },
+                otlp: DestinationLayer { url: args.push_otlp, ..DestinationLayer::default() },
+                ..PushLayer::default()
+            },
         },
         file: args.config_file,
         tiny_maps: args.tiny_maps,

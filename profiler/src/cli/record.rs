@@ -16,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Status, WrongUsage, containers::ContainerSources};
 use crate::{
-    collect::{CollectOptions, Collection, CommandError, HeldCommand, Outcome, displayed},
+    collect::{CollectOptions, Collection, CommandError, Haste, HeldCommand, Outcome, displayed},
     container,
     output::{self, Format, Kind, Lines, Threads, WriteOptions, destination},
     quantity::parse_duration,
@@ -172,6 +172,7 @@ fn options(args: &Args, command: Option<&HeldCommand>) -> anyhow::Result<Collect
         least_containers: 0,
         kernel_log: args.kernel_log,
         tiny_maps: args.tiny_maps,
+        haste: Haste::default(),
     })
 }
 

@@ -1,6 +1,10 @@
 //! The profile: accounts by container, samples with names, coverage. In: everything that was collected. Out: the model.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crossbeam_channel::RecvTimeoutError;
 use profiler_ebpf::{
@@ -11,7 +15,7 @@ use profiler_ebpf::{
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    CollectError, Collection, Owner, counted, machine,
+    CollectError, Collection, Owner, Waited, counted, machine,
     peers::Peers,
     stacks::{Program, RawStack},
 };
@@ -24,7 +28,7 @@ use crate::{
         OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process, ProcessIndex, Profile,
         RunQueue, Settings, StackId, StackTable, SyscallCoverage, SyscallStats, TextId, Wait, WaitedBehind, Window,
     },
-    symbol::{ResolvedFrames, SymbolError},
+    symbol::{self, ResolvedFrames, SymbolError},
 };
 
 /// `ERESTARTSYS` in outputs: the first of the kernel's codes for calls that are restarted.
@@ -32,6 +36,9 @@ const ERESTARTSYS: u16 = 512;
 
 /// Time between two looks at events while names are looked up.
 const WHILE_NAMING: Duration = Duration::from_millis(50);
+
+/// How long names are waited for once there is haste.
+const NAMES_IN_HASTE: Duration = Duration::from_millis(300);
 
 /// Longest lists of a container in the profile.
 const MOST_WAITS: usize = 20;
@@ -70,6 +77,19 @@ struct NamedStack {
 }
 
 impl NamedStack {
+    /// Counts whether it is whole, as found `count` times in a container.
+    fn count_whole(&self, count: u64, coverage: &mut Coverage, container: &mut Container) {
+        if !self.has_user {
+            return;
+        }
+        for stacks in [&mut coverage.stacks, &mut container.stacks] {
+            match self.incomplete {
+                None => stacks.complete += count,
+                Some(reason) => *stacks.incomplete.entry(reason.to_owned()).or_default() += count,
+            }
+        }
+    }
+
     /// Counts its frames as found in `count` samples of a container.
     fn count_frames(&self, count: u64, coverage: &mut Coverage, container: &mut Container) {
         coverage.frames_total += self.frames * count;
@@ -314,20 +334,11 @@ impl Collection {
             .enumerate()
             .map(|(position, stack)| if wanted.contains(&position) { stack } else { &nobody })
             .collect();
+        let mut haste = None;
         for batch in stacks.chunks(BATCH) {
-            let mut locations: Vec<Location> = Vec::new();
-            for stack in batch {
-                // Outermost first: user frames, then kernel frames.
-                locations.extend(stack.user.iter().flatten().rev().cloned());
-                locations.extend(kernel_locations(&stack.kernel, Leaf::Instruction).into_iter().rev());
-            }
-            let answer = self.symbolizer.ask(locations)?;
-            let resolved = loop {
-                match answer.recv_timeout(WHILE_NAMING) {
-                    Ok(resolved) => break resolved,
-                    Err(RecvTimeoutError::Timeout) => self.take_events(),
-                    Err(RecvTimeoutError::Disconnected) => return Err(SymbolError::Gone.into()),
-                }
+            let resolved = match self.names_of(locations_of(batch), &mut haste)? {
+                Some(resolved) => resolved,
+                None => symbol::numbers(&locations_of(batch)),
             };
             let mut rest = resolved.as_slice();
             for stack in batch {
@@ -339,6 +350,35 @@ impl Collection {
             }
         }
         Ok(named)
+    }
+
+    /// The names of locations. Once there is haste (noted in `since`) they are waited for a moment longer; `None` if they are
+    /// not there by then.
+    fn names_of(
+        &mut self,
+        locations: Vec<Location>,
+        since: &mut Option<Instant>,
+    ) -> Result<Option<Vec<ResolvedFrames>>, CollectError> {
+        let over = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() >= NAMES_IN_HASTE);
+        if over(since) {
+            return Ok(None);
+        }
+        let answer = self.symbolizer.ask(locations)?;
+        loop {
+            match answer.recv_timeout(WHILE_NAMING) {
+                Ok(resolved) => return Ok(Some(resolved)),
+                Err(RecvTimeoutError::Timeout) => self.take_events(),
+                Err(RecvTimeoutError::Disconnected) => return Err(SymbolError::Gone.into()),
+            }
+            if self.options.haste.is_made() {
+                since.get_or_insert_with(Instant::now);
+            }
+            if over(since) {
+                // It may be reading a large file, and is asked nothing more.
+                self.symbolizer.leave();
+                return Ok(None);
+            }
+        }
     }
 
     fn add_on_cpu(
@@ -371,14 +411,7 @@ impl Collection {
             container.cpu_samples.kept += count;
             container.cpu_samples.expected += count;
             stack.count_frames(count, coverage, container);
-            if stack.has_user {
-                for stacks in [&mut coverage.stacks, &mut container.stacks] {
-                    match stack.incomplete {
-                        None => stacks.complete += count,
-                        Some(reason) => *stacks.incomplete.entry(reason.to_owned()).or_default() += count,
-                    }
-                }
-            }
+            stack.count_whole(count, coverage, container);
             let (process, thread) = owners.of(&owner, table);
             *sums.entry((ContainerIndex(place as u32), process, thread, stack.id)).or_default() += count;
         }
@@ -405,12 +438,14 @@ impl Collection {
         let mut sums: BTreeMap<OffCpuKey, (f64, f64)> = BTreeMap::new();
         let mut waits: BTreeMap<WaitKey, (f64, f64)> = BTreeMap::new();
         let mut with_stack_ns = 0.0;
-        for ((owner, stack, reason, peer), (weight_ns, count)) in std::mem::take(&mut self.off_cpu) {
+        for ((owner, stack, reason, peer), waited) in std::mem::take(&mut self.off_cpu) {
+            let Waited { weight_ns, waits: count, stacks } = waited;
             let Some(place) = containers.by_index.get(&owner.0).copied() else { continue };
             let Some(stack) = named.get(stack.position()) else { continue };
             if stack.frames > 0 {
                 with_stack_ns += weight_ns;
             }
+            stack.count_whole(stacks, &mut profile.coverage, &mut containers.list[place]);
             if !self.options.on_cpu {
                 // Waits stand in for samples where there are none.
                 let waits = count.max(1.0) as u64;
@@ -452,6 +487,16 @@ impl Collection {
             })
             .collect();
     }
+}
+
+/// Outermost first: user frames, then kernel frames.
+fn locations_of(stacks: &[&RawStack]) -> Vec<Location> {
+    let mut locations: Vec<Location> = Vec::new();
+    for stack in stacks {
+        locations.extend(stack.user.iter().flatten().rev().cloned());
+        locations.extend(kernel_locations(&stack.kernel, Leaf::Instruction).into_iter().rev());
+    }
+    locations
 }
 
 /// What makes waits of a container the same: its place, why, and for whom.

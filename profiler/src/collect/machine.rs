@@ -17,6 +17,11 @@ pub fn host(node: Option<String>) -> Host {
     }
 }
 
+/// Name of this host.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Time the hypervisor has given to others so far, over all CPUs, in nanoseconds.
 pub fn steal_ns() -> u64 {
     fs::read_to_string("/proc/stat").ok().as_deref().and_then(parse_steal).unwrap_or(0)

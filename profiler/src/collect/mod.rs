@@ -14,12 +14,15 @@ mod seconds;
 mod stacks;
 
 pub use command::{CommandError, HeldCommand, Outcome, displayed};
-pub use machine::own_cpu_ns;
+pub use machine::{host_name, own_cpu_ns};
 
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -97,6 +100,24 @@ pub struct CollectOptions {
     pub kernel_log: bool,
     /// Make maps so small that losses occur.
     pub tiny_maps: bool,
+    /// By which the collection can be told that it is to end soon.
+    pub haste: Haste,
+}
+
+/// Tells a collection that it is to end soon: names that take long to find are then left out. Clones tell the same one.
+#[derive(Debug, Clone, Default)]
+pub struct Haste(Arc<AtomicBool>);
+
+impl Haste {
+    /// From now on.
+    pub fn make(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is haste.
+    pub fn is_made(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Why a collection cannot run.
@@ -144,7 +165,7 @@ pub struct Collection {
     by_second: Vec<u64>,
     /// CPU time by second and container.
     seconds: Seconds,
-    off_cpu: FxHashMap<Wait, (f64, f64)>,
+    off_cpu: FxHashMap<Wait, Waited>,
     windows: Vec<RawWindow>,
     window_began: Instant,
     /// Indices that no verdict was given for yet.
@@ -503,13 +524,26 @@ impl Collection {
             (OffCpuReason::RunnableOther, header.runnable_other_ns),
             (OffCpuReason::Throttled, header.throttled_ns),
         ];
-        for (reason, ns) in parts.into_iter().filter(|(_, ns)| *ns > 0) {
+        for (place, (reason, ns)) in parts.into_iter().filter(|(_, ns)| *ns > 0).enumerate() {
             let peer = if reason == OffCpuReason::Network { self.peers.text(&header.peer) } else { None };
             let sum = self.off_cpu.entry((owner.clone(), stack, reason, peer)).or_default();
-            sum.0 += ns as f64 * weight;
-            sum.1 += weight;
+            sum.weight_ns += ns as f64 * weight;
+            sum.waits += weight;
+            // A wait of several parts has one stack.
+            sum.stacks += u64::from(place == 0);
         }
     }
+}
+
+/// What was waited with one stack for one reason.
+#[derive(Debug, Default, Clone, Copy)]
+struct Waited {
+    /// Time, weighted by how likely each wait was to be kept.
+    weight_ns: f64,
+    /// How many waits these stand for.
+    waits: f64,
+    /// How many were kept.
+    stacks: u64,
 }
 
 /// On-CPU samples since the collection began. The kernel side's count is read before the last of them are, so that what

@@ -1,5 +1,5 @@
 //! The thread that takes windows in: adds them to the metrics, compresses them into the history, has them written to disk, and
-//! merges old ones. In: windows. Out: what requests read.
+//! merges old ones, and offers them to whoever they are pushed to. In: windows. Out: what requests read.
 
 use std::{
     sync::Arc,
@@ -13,7 +13,9 @@ use serde_json::Value;
 use super::{
     collector::Collected,
     history::{Entry, Step, Summary, merged},
+    memory,
     metrics::{labels::Owner, own::TargetFigures},
+    push::Pushers,
     shared::Shared,
     storage::Storage,
 };
@@ -33,13 +35,14 @@ pub struct Archive {
     shared: Arc<Shared>,
     windows: Receiver<Collected>,
     storage: Option<Storage>,
+    pushers: Pushers,
     newest: Option<Arc<Summary>>,
 }
 
 impl Archive {
     /// With what it needs.
-    pub fn new(shared: Arc<Shared>, windows: Receiver<Collected>, storage: Option<Storage>) -> Self {
-        Self { shared, windows, storage, newest: None }
+    pub fn new(shared: Arc<Shared>, windows: Receiver<Collected>, storage: Option<Storage>, pushers: Pushers) -> Self {
+        Self { shared, windows, storage, pushers, newest: None }
     }
 
     /// Starts the thread; it ends when no more windows can come.
@@ -69,6 +72,7 @@ impl Archive {
                 self.newest = Some(Arc::clone(&entry.summary));
                 let id = self.shared.history().push(entry.clone());
                 self.write(id, &entry);
+                self.pushers.offer(&entry);
             }
             Err(error) => {
                 self.shared.history().dropped += 1;
@@ -77,6 +81,7 @@ impl Archive {
         }
         self.tidy();
         self.shared.windows.send_modify(|count| *count += 1);
+        memory::give_back();
     }
 
     /// Keeps the history within its bounds.

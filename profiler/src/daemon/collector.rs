@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 
 use super::{capabilities, settings::Settings, shared::Shared, ticks, unix_ns};
 use crate::{
-    collect::{CollectError, Collection},
+    collect::{CollectError, CollectOptions, Collection, Haste},
     profile::Profile,
 };
 
@@ -47,6 +47,7 @@ enum Order {
 
 /// Handle on the thread.
 pub struct Collector {
+    haste: Haste,
     orders: Sender<Order>,
     thread: Option<JoinHandle<()>>,
 }
@@ -56,14 +57,15 @@ impl Collector {
     pub fn start(shared: Arc<Shared>, windows: Sender<Collected>) -> Result<Self, CollectError> {
         let (orders, inbox) = bounded(16);
         let (started, start) = bounded(1);
-        let worker = Worker { shared, windows, inbox, said: HashSet::new() };
+        let haste = Haste::default();
+        let worker = Worker { shared, windows, inbox, haste: haste.clone(), said: HashSet::new() };
         let thread = std::thread::Builder::new()
             .name("collect".into())
             .spawn(move || worker.run(&started))
             .map_err(CollectError::Thread)?;
         // The thread answers, or is gone.
         match start.recv() {
-            Ok(Ok(())) => Ok(Self { orders, thread: Some(thread) }),
+            Ok(Ok(())) => Ok(Self { haste, orders, thread: Some(thread) }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(CollectError::Thread(std::io::Error::other("it ended at once"))),
         }
@@ -75,8 +77,17 @@ impl Collector {
         drop(self.orders.try_send(Order::Settings));
     }
 
-    /// Ends the collection; the window under way is handed out as it is.
+    /// Ends the collection soon, without waiting for it: the window under way is handed out as it is, and names that take
+    /// long are left out of it.
+    pub fn end_soon(&self) {
+        self.haste.make();
+        // A full channel is emptied, and says then that nobody holds its other end.
+        drop(self.orders.try_send(Order::Stop));
+    }
+
+    /// Ends the collection and waits for it.
     pub fn stop(mut self) {
+        self.haste.make();
         drop(self.orders.send(Order::Stop));
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
@@ -88,6 +99,7 @@ struct Worker {
     shared: Arc<Shared>,
     windows: Sender<Collected>,
     inbox: Receiver<Order>,
+    haste: Haste,
     said: HashSet<String>,
 }
 
@@ -102,7 +114,7 @@ impl Worker {
         // Before the collection starts threads of its own, which inherit what is left.
         capabilities::keep_for_collecting();
         let mut settings = self.shared.settings();
-        let mut collection = match begin(&settings) {
+        let mut collection = match self.begin(&settings) {
             Ok(collection) => collection,
             Err(error) => {
                 drop(started.send(Err(error)));
@@ -123,7 +135,7 @@ impl Worker {
             drop(collection);
             collection = loop {
                 settings = self.shared.settings();
-                match begin(&settings) {
+                match self.begin(&settings) {
                     Ok(collection) => break collection,
                     Err(error) => {
                         tracing::error!("the collection cannot begin: {error}; tried again in {pause:?}");
@@ -136,6 +148,11 @@ impl Worker {
                 }
             };
         }
+    }
+
+    fn begin(&self, settings: &Settings) -> Result<Collection, CollectError> {
+        let options = settings.collect.options(settings.node.clone())?;
+        Collection::start(CollectOptions { haste: self.haste.clone(), ..options })
     }
 
     /// Waits; true if the end is ordered meanwhile.
@@ -173,7 +190,13 @@ impl Worker {
     }
 
     fn hand_out(&mut self, collection: &mut Collection) -> Result<(), CollectError> {
+        let began = Instant::now();
         let profile = collection.rotate()?;
+        tracing::debug!(
+            "a window of {} ms took {:?} to hand out",
+            profile.window.duration_ns / 1_000_000,
+            began.elapsed()
+        );
         let collected = Collected { profile, ended: Instant::now(), maps: collection.map_use() };
         match self.windows.try_send(collected) {
             Ok(()) => {}
@@ -192,9 +215,4 @@ impl Worker {
             }
         }
     }
-}
-
-fn begin(settings: &Settings) -> Result<Collection, CollectError> {
-    let options = settings.collect.options(settings.node.clone())?;
-    Collection::start(options)
 }

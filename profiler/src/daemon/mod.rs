@@ -10,7 +10,9 @@ pub mod collector;
 pub mod flame;
 pub mod history;
 pub mod http;
+pub mod memory;
 pub mod metrics;
+pub mod push;
 pub mod query;
 pub mod settings;
 pub mod shared;
@@ -25,7 +27,7 @@ use std::{
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot},
 };
 
 use crate::collect::CollectError;
@@ -33,6 +35,10 @@ use archive::Archive;
 use collector::Collector;
 use history::History;
 use http::{Context, access::Gate, web_config::WebConfigError};
+use push::{
+    Pushers,
+    client::{Client, ClientError},
+};
 use settings::{SettingsError, Sources};
 use shared::Shared;
 use storage::Storage;
@@ -55,6 +61,9 @@ pub enum DaemonError {
     /// The web configuration.
     #[error(transparent)]
     WebConfig(#[from] WebConfigError),
+    /// A destination of profiles.
+    #[error(transparent)]
+    Push(#[from] ClientError),
     /// The address.
     #[error("cannot listen on {address}: {error}; choose another with --web.listen-address")]
     Listen {
@@ -81,16 +90,10 @@ pub fn unix_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
 }
 
-/// Resident memory of this process in bytes.
-pub fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * rustix::param::page_size() as u64
-}
-
 /// Runs until SIGTERM or SIGINT. `listening` is told the address once requests are answered.
 pub fn run(sources: Sources, listening: impl FnOnce(SocketAddr)) -> Result<(), DaemonError> {
     let system = |what| move |error| DaemonError::System { what, error };
+    memory::be_modest();
     // Whatever can be refused is refused before anything is attached.
     let settings = sources.read()?;
     let gate = Gate::new(settings.web_config.clone())?;
@@ -105,15 +108,22 @@ pub fn run(sources: Sources, listening: impl FnOnce(SocketAddr)) -> Result<(), D
              --web.config.file, or listen on 127.0.0.1"
         );
     }
+    let push = &settings.push;
+    let clients: Result<Vec<Client>, _> =
+        push.destinations.iter().map(|destination| Client::new(destination, push.timeout)).collect();
+    let clients = clients?;
     let mut history = History::new(settings.history.clone());
     let storage = settings.history.path.as_deref().map(|path| Storage::open(path, &mut history));
     let storage = storage.transpose().map_err(system("start the thread that writes the history"))?;
     let counters = storage.as_ref().map(|storage| Arc::clone(&storage.counters));
-    let shared = Arc::new(Shared::new(sources, settings, history, counters));
+    let node = settings.node.clone().unwrap_or_else(crate::collect::host_name);
+    let pushers = Pushers::start(&settings.push, clients, &node);
+    let pushers = pushers.map_err(system("start the threads that push profiles"))?;
+    let shared = Arc::new(Shared::new(sources, settings, history, counters, pushers.queues()));
     let (windows, inbox) = crossbeam_channel::bounded(WAITING_WINDOWS);
     let collector = Collector::start(Arc::clone(&shared), windows)?;
     capabilities::keep_nothing();
-    let archive = Archive::new(Arc::clone(&shared), inbox, storage);
+    let archive = Archive::new(Arc::clone(&shared), inbox, storage, pushers);
     let archive = archive.spawn().map_err(system("start the thread that keeps windows"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -147,10 +157,9 @@ async fn attend(
         gate,
         reload,
     });
-    let (end, ended) = watch::channel(false);
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let router = http::routes::routes(Arc::clone(&context));
-    let mut server = tokio::spawn(http::serve::serve(listener, router, Arc::clone(&context), ended));
+    let mut server = tokio::spawn(http::serve::serve(listener, router, Arc::clone(&context)));
     let (mut hangup, mut terminate, mut interrupt) =
         (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tracing::info!("listening on {bound}");
@@ -174,8 +183,8 @@ async fn attend(
     }
     tracing::info!("ending");
     notify(&[sd_notify::NotifyState::Stopping]);
+    collector.end_soon();
     shared.end();
-    end.send_replace(true);
     if !server.is_finished() {
         drop(server.await);
     }

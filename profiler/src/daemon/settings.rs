@@ -2,6 +2,7 @@
 //! or what is wrong and where.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -10,8 +11,12 @@ use std::{
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
+use super::push::{
+    PushSettings,
+    destination::{self, Credentials, Destination, Protocol},
+};
 use crate::{
-    collect::CollectOptions,
+    collect::{CollectOptions, Haste},
     container::{ContainerError, ResolverOptions, Selection, runtime::parse_socket},
     quantity::{parse_bytes, parse_duration},
 };
@@ -40,6 +45,8 @@ pub struct Layer {
     pub metrics: MetricsLayer,
     /// Where it is served.
     pub web: WebLayer,
+    /// Where profiles are sent.
+    pub push: PushLayer,
 }
 
 /// `collect:` of the file.
@@ -106,6 +113,50 @@ pub struct WebLayer {
     pub listen_address: Option<String>,
     /// Exporter-toolkit web configuration.
     pub config_file: Option<PathBuf>,
+}
+
+/// `push:` of the file.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PushLayer {
+    /// Windows of so long are sent together.
+    pub interval: Option<Quantity<Duration>>,
+    /// How long a request may take.
+    pub timeout: Option<Quantity<Duration>>,
+    /// How much may wait for each destination.
+    pub max_bytes: Option<Quantity<u64>>,
+    /// A Pyroscope server.
+    pub pyroscope: DestinationLayer,
+    /// A receiver of OTLP profiles over HTTP.
+    pub otlp: DestinationLayer,
+}
+
+/// `push.pyroscope:` and `push.otlp:` of the file.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DestinationLayer {
+    /// The server's address.
+    pub url: Option<String>,
+    /// Headers of each request.
+    pub headers: BTreeMap<String, String>,
+    /// File with a token.
+    pub bearer_token_file: Option<PathBuf>,
+    /// A user and the file with the password.
+    pub basic_auth: Option<BasicAuthLayer>,
+    /// Authorities that may have signed the server's certificate.
+    pub ca_file: Option<PathBuf>,
+    /// Labels, or attributes, of each profile.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `basic_auth:` of a destination.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BasicAuthLayer {
+    /// Who.
+    pub username: String,
+    /// File with the password.
+    pub password_file: PathBuf,
 }
 
 /// A duration or a size, written as text with a unit or as a number of seconds or bytes.
@@ -193,6 +244,8 @@ pub struct Settings {
     pub listen_address: SocketAddr,
     /// Exporter-toolkit web configuration.
     pub web_config: Option<PathBuf>,
+    /// Where profiles are sent.
+    pub push: PushSettings,
 }
 
 /// What to collect, and of whom.
@@ -329,7 +382,45 @@ fn settle(above: &Layer, below: Layer) -> Result<Settings, SettingsError> {
         metrics: MetricsSettings { linger, max_series },
         listen_address: listen_address(address.as_deref().unwrap_or("127.0.0.1:9590"))?,
         web_config: above.web.config_file.clone().or(below.web.config_file),
+        push: push(&above.push, below.push)?,
     })
+}
+
+fn push(above: &PushLayer, below: PushLayer) -> Result<PushSettings, SettingsError> {
+    let interval = pick(above.interval, below.interval).map_or(Duration::from_secs(30), |interval| interval.0);
+    bounded("push.interval", interval, Duration::from_secs(1), Duration::from_mins(10))?;
+    let timeout = pick(above.timeout, below.timeout).map_or(Duration::from_secs(10), |timeout| timeout.0);
+    bounded("push.timeout", timeout, Duration::from_millis(100), Duration::from_mins(5))?;
+    let max_bytes = pick(above.max_bytes, below.max_bytes).map_or(16 << 20, |bytes| bytes.0);
+    let layers = [
+        ("push.pyroscope", Protocol::Pyroscope, above.pyroscope.url.as_ref(), below.pyroscope),
+        ("push.otlp", Protocol::Otlp, above.otlp.url.as_ref(), below.otlp),
+    ];
+    let mut destinations = Vec::new();
+    for (name, protocol, url, layer) in layers {
+        let wrong = |reason| SettingsError::Wrong { name, reason };
+        let Some(url) = url.or(layer.url.as_ref()).filter(|url| !url.is_empty()) else {
+            if layer != DestinationLayer::default() {
+                return Err(wrong("url is missing".to_owned()));
+            }
+            continue;
+        };
+        let credentials = match (layer.bearer_token_file, layer.basic_auth) {
+            (None, None) => Credentials::None,
+            (Some(path), None) => Credentials::Bearer(path),
+            (None, Some(basic)) => Credentials::Basic(basic.username, basic.password_file),
+            (Some(_), Some(_)) => return Err(wrong("give bearer_token_file or basic_auth, not both".to_owned())),
+        };
+        destinations.push(Destination {
+            protocol,
+            url: destination::url(protocol, url).map_err(wrong)?,
+            headers: destination::headers(&layer.headers).map_err(wrong)?,
+            credentials,
+            ca_file: layer.ca_file,
+            labels: layer.labels,
+        });
+    }
+    Ok(PushSettings { interval, timeout, max_bytes, destinations })
 }
 
 fn pick<T>(above: Option<T>, below: Option<T>) -> Option<T> {
@@ -383,6 +474,7 @@ impl CollectSettings {
             least_containers: LEAST_CONTAINERS,
             kernel_log: false,
             tiny_maps: self.tiny_maps,
+            haste: Haste::default(),
         })
     }
 }
@@ -394,6 +486,7 @@ impl Settings {
             ("web.listen_address", self.listen_address != old.listen_address),
             ("web.config_file", self.web_config != old.web_config),
             ("history.path", self.history.path != old.history.path),
+            ("push", self.push != old.push),
         ];
         match fixed.into_iter().find(|(_, changed)| *changed) {
             Some((name, _)) => Err(SettingsError::NeedsRestart { name }),

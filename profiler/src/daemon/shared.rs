@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use super::{
         own::{Own, TargetFigures},
         series::AllSeries,
     },
+    push::queue::Queue,
     settings::{Settings, SettingsError, Sources},
     storage::StorageCounters,
 };
@@ -38,7 +39,7 @@ pub struct Shared {
     began: Instant,
     /// Milliseconds after `began` of the collection's last sign of life.
     progress_ms: AtomicU64,
-    ending: AtomicBool,
+    ending: watch::Sender<bool>,
     collection_error: Mutex<Option<String>>,
     /// Windows that found no room on their way to the archive.
     pub windows_lost: AtomicU64,
@@ -47,6 +48,8 @@ pub struct Shared {
     reloads: Mutex<Reloads>,
     /// The history on disk, if any.
     pub storage: Option<Arc<StorageCounters>>,
+    /// What is sent elsewhere, if anything.
+    pub pushes: Vec<Arc<Queue>>,
 }
 
 /// Everything that a scrape shows.
@@ -79,7 +82,13 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     /// At the beginning.
-    pub fn new(sources: Sources, settings: Settings, history: History, storage: Option<Arc<StorageCounters>>) -> Self {
+    pub fn new(
+        sources: Sources,
+        settings: Settings,
+        history: History,
+        storage: Option<Arc<StorageCounters>>,
+        pushes: Vec<Arc<Queue>>,
+    ) -> Self {
         let series = AllSeries::new(settings.metrics.max_series, settings.metrics.linger);
         Self {
             sources,
@@ -90,12 +99,13 @@ impl Shared {
             started_unix_ns: super::unix_ns(),
             began: Instant::now(),
             progress_ms: AtomicU64::new(0),
-            ending: AtomicBool::new(false),
+            ending: watch::Sender::new(false),
             collection_error: Mutex::new(None),
             windows_lost: AtomicU64::new(0),
             requests_refused: AtomicU64::new(0),
             reloads: Mutex::default(),
             storage,
+            pushes,
         }
     }
 
@@ -127,12 +137,18 @@ impl Shared {
 
     /// The daemon is about to end.
     pub fn end(&self) {
-        self.ending.store(true, Ordering::Relaxed);
+        self.ending.send_replace(true);
     }
 
     /// Whether the daemon is about to end.
     pub fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Relaxed)
+        *self.ending.borrow()
+    }
+
+    /// Waits until the daemon is about to end.
+    pub async fn ended(&self) {
+        // The sender is here, so that it cannot be gone.
+        self.ending.subscribe().wait_for(|ending| *ending).await.ok();
     }
 
     /// Why the daemon is ill, if it is.

@@ -1,9 +1,8 @@
 //! Container indices: given to the kernel programs a few at a time, followed as cgroups take them, taken back when a cgroup
 //! is gone. In: the maps. Out: which index stands for which cgroup.
 //!
-//! The programs take the index that was given first. All of them given at once would all be used before any is used again,
-//! and each would keep the syscall rows of every cgroup it stood for. So most stay here, and those that come back go out
-//! first.
+//! The programs take the index that was given first. Most indices stay here, and those that come back go out first, so that few
+//! of them are ever looked through.
 
 use aya::maps::{HashMap, MapData, Queue};
 use profiler_ebpf::{CONTAINER_FIRST, map, settings::filter};
@@ -90,6 +89,7 @@ impl Kernel {
             *seen = 0;
         }
         self.forget_waited_behind(index);
+        self.syscall_rows.release(index);
         self.indices.spare.push(index);
         Some(index)
     }
@@ -98,11 +98,11 @@ impl Kernel {
     pub fn map_use(&self) -> Vec<(&'static str, u64, u64)> {
         let containers = self.indices.seen.iter().filter(|cgroup| **cgroup != 0).count() as u64;
         let most = u64::from(self.sizes.containers.saturating_sub(CONTAINER_FIRST));
-        let rows = self.control.read(0).map_or(0, |control| u64::from(control.next_syscall_row));
+        let (rows, most_rows) = self.syscall_rows.in_use(&self.control);
         let (pairs, most_pairs) = self.waited_behind_use();
         vec![
             (map::CONTAINERS, containers, most),
-            (map::SYSCALLS, rows, u64::from(self.sizes.syscall_rows)),
+            (map::SYSCALLS, rows, most_rows),
             (map::WAITED_BEHIND, pairs, most_pairs),
         ]
     }

@@ -2,19 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use profiler_ebpf::{
-    Control, Counter, LedgerRow,
-    account::{ERRNOS, PARTS},
-    histogram::BUCKETS,
-    settings::iterate,
-    syscall::SYSCALLS,
-};
+use profiler_ebpf::{Control, Counter, LedgerRow, account::PARTS, histogram::BUCKETS, settings::iterate};
 use rustc_hash::FxHashMap;
 
 use super::{Event, Kernel, KernelError, Record, cost::WindowCosts, sys};
-
-/// Pairs that the kernel side has room for.
-const WAITED_BEHIND_ENTRIES: usize = 4096;
 
 /// One container's exact account of a window, summed over CPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +73,21 @@ pub struct SyscallAccount {
     pub latency: Vec<u64>,
     /// Failed calls by errno position ([`profiler_ebpf::account::ERRNOS`]), those that occurred.
     pub errors: BTreeMap<u32, u64>,
+}
+
+impl SyscallAccount {
+    /// Adds another account of the same.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.total_ns += other.total_ns;
+        self.max_ns = self.max_ns.max(other.max_ns);
+        self.bytes += other.bytes;
+        for (sum, count) in self.latency.iter_mut().zip(&other.latency) {
+            *sum += count;
+        }
+        for (errno, n) in &other.errors {
+            *self.errors.entry(*errno).or_default() += n;
+        }
+    }
 }
 
 /// Everything that the maps hold of one window. Records and events are drained apart.
@@ -206,7 +212,7 @@ impl Kernel {
             ..RawWindow::default()
         };
         self.take_ledgers(generation, &mut window);
-        self.take_syscalls(generation, &mut window);
+        window.syscalls = self.syscall_rows.take(generation, &self.control);
         self.take_waited_behind(&mut window);
         self.take_counters(&mut window);
         Ok(window)
@@ -256,40 +262,6 @@ impl Kernel {
         }
     }
 
-    fn take_syscalls(&mut self, generation: u32, window: &mut RawWindow) {
-        let used = self.control.read(0).map_or(0, |control| control.next_syscall_row).min(self.sizes.syscall_rows);
-        if used == 0 {
-            return;
-        }
-        let first = generation as usize * self.sizes.syscall_rows as usize;
-        for container in 0..self.sizes.containers {
-            for number in 0..SYSCALLS as u32 {
-                let Some(place) = self.syscall_index.read(container as usize * SYSCALLS + number as usize) else {
-                    continue;
-                };
-                if place == 0 || place > used {
-                    continue;
-                }
-                let index = first + place as usize - 1;
-                let Some(row) = self.syscall_rows.read(index) else { continue };
-                if row.latency.iter().all(|count| *count == 0) {
-                    continue;
-                }
-                let errors = (0..ERRNOS as u32).zip(row.errors).filter(|(_, n)| *n > 0);
-                window.syscalls.push(SyscallAccount {
-                    container,
-                    number,
-                    total_ns: row.total_ns,
-                    max_ns: row.max_ns,
-                    bytes: row.bytes,
-                    latency: row.latency.iter().map(|count| u64::from(*count)).collect(),
-                    errors: errors.map(|(errno, n)| (errno, u64::from(n))).collect(),
-                });
-                self.syscall_rows.zero(index);
-            }
-        }
-    }
-
     fn take_waited_behind(&mut self, window: &mut RawWindow) {
         let mut idle = Vec::new();
         let mut count = 0;
@@ -305,7 +277,7 @@ impl Kernel {
             }
         }
         // Pairs that have stopped meeting make room before others find none.
-        if count * 4 > WAITED_BEHIND_ENTRIES * 3 {
+        if count * 4 > self.sizes.waited_behind() as usize * 3 {
             for key in idle {
                 self.drop_waited_behind(key);
             }
@@ -323,7 +295,7 @@ impl Kernel {
 
     /// Pairs known, and those that there is room for.
     pub(super) fn waited_behind_use(&self) -> (u64, u64) {
-        (self.so_far.waited_behind.len() as u64, WAITED_BEHIND_ENTRIES as u64)
+        (self.so_far.waited_behind.len() as u64, u64::from(self.sizes.waited_behind()))
     }
 
     fn drop_waited_behind(&mut self, key: u64) {

@@ -26,6 +26,7 @@ use super::{
     mapped::MappedArray,
     offsets,
     records::Rings,
+    rows::Rows,
     sampler::Sampler,
     syscalls,
     unwind::UnwindMaps,
@@ -75,6 +76,11 @@ impl Sizes {
             syscall_rows: (by_cgroups * 16).max(containers * 8).clamp(2048, 16_384),
             ring_bytes: RING_BYTES as u32,
         })
+    }
+
+    /// Pairs of containers of which one waits behind the other. Few of all that are possible ever meet.
+    pub(super) fn waited_behind(self) -> u32 {
+        (self.containers * 64).clamp(4096, 65_536)
     }
 
     fn ledger_rows(self) -> usize {
@@ -131,8 +137,7 @@ impl Kernel {
             sampler: None,
             control,
             ledger,
-            syscall_index,
-            syscall_rows,
+            syscall_rows: Rows::new(syscall_index, syscall_rows, sizes.syscall_rows),
             container_cgroups,
             container_filter,
             counters,
@@ -326,6 +331,7 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         .map_max_entries(map::CONTAINER_CGROUPS, containers)
         .map_max_entries(map::CONTAINER_FREE, containers)
         .map_max_entries(map::CONTAINER_FILTER, containers)
+        .map_max_entries(map::WAITED_BEHIND, sizes.waited_behind())
         .map_max_entries(map::SYSCALL_INDEX, containers * SYSCALLS as u32)
         .map_max_entries(map::SYSCALLS, 2 * sizes.syscall_rows)
         .map_max_entries(map::ON_CPU_RINGS, sizes.cpus)

@@ -19,6 +19,7 @@ mod mapped;
 pub mod offsets;
 pub mod probe;
 mod records;
+mod rows;
 mod sampler;
 pub mod sys;
 pub mod syscalls;
@@ -38,11 +39,12 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData, RingBuf},
 };
-use profiler_ebpf::{Control, LedgerRow, SyscallRow, settings::COUNTERS};
+use profiler_ebpf::{Control, LedgerRow, settings::COUNTERS};
 
 use containers::Indices;
 use drainer::Drainer;
 use mapped::MappedArray;
+use rows::Rows;
 use sampler::Sampler;
 
 /// What to measure, and how.
@@ -90,8 +92,7 @@ pub struct Kernel {
     sampler: Option<Sampler>,
     control: MappedArray<Control>,
     ledger: MappedArray<LedgerRow>,
-    syscall_index: MappedArray<u32>,
-    syscall_rows: MappedArray<SyscallRow>,
+    syscall_rows: Rows,
     container_cgroups: MappedArray<u64>,
     container_filter: MappedArray<u8>,
     counters: MappedArray<[u64; COUNTERS]>,

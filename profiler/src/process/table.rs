@@ -280,7 +280,9 @@ impl ProcessTable {
 
     /// A process became another program: its mappings are gone.
     pub fn exec(&mut self, pid: Pid, command: &str, at_ns: u64) {
-        if !self.observe(pid) {
+        self.observe(pid);
+        // Whoever had this pid before has ended, and the news of this one's birth was lost.
+        if self.living(pid).is_none() {
             let life = Life {
                 start_ns: at_ns,
                 start_ticks: None,
@@ -318,7 +320,9 @@ impl ProcessTable {
             return;
         }
         let kind = self.kind(pid, (start, end), file, path);
-        if let Some(image) = self.living(pid).and_then(|life| life.images.last_mut()) {
+        // The main thread may end before the others, which go on mapping.
+        let life = self.lives.get_mut(&pid).and_then(|lives| lives.last_mut());
+        if let Some(image) = life.and_then(|life| life.images.last_mut()) {
             let anonymous = matches!(kind, MappingKind::Anonymous);
             Arc::make_mut(&mut image.mappings).insert(Mapping { start, end, offset, kind });
             if anonymous {

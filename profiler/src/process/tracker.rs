@@ -112,7 +112,7 @@ impl Tracker {
         first: Vec<Pid>,
         patience: Duration,
     ) -> Result<(), TrackerError> {
-        let unwinder = Unwinder::new(maps, options, self.bell.clone()).map_err(TrackerError::Spawn)?;
+        let unwinder = Unwinder::new(maps, options, &self.bell).map_err(TrackerError::Spawn)?;
         self.call(move |table| table.set_unwinder(unwinder, &first))?;
         self.wait_for_tables(patience)
     }

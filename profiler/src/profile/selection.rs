@@ -44,6 +44,13 @@ fn list(existing: &[String]) -> String {
 pub struct Selected(Vec<bool>);
 
 impl Selected {
+    /// One container alone.
+    pub fn one(index: ContainerIndex) -> Self {
+        let mut selected = vec![false; index.0 as usize];
+        selected.push(true);
+        Self(selected)
+    }
+
     /// Whether the container is among them.
     pub fn contains(&self, index: ContainerIndex) -> bool {
         self.0.get(index.0 as usize).copied().unwrap_or(false)

@@ -61,7 +61,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lines: false, cached_addresses: 65_536, image_bytes: 64 << 20 }
+        Self { lines: false, cached_addresses: 65_536, image_bytes: 32 << 20 }
     }
 }
 
@@ -156,6 +156,12 @@ impl Symbolizer {
         answer.recv().map_err(|_| SymbolError::Gone)
     }
 
+    /// Lets the thread end when it likes: from now on it is asked nothing, and nobody waits for it.
+    pub fn leave(&mut self) {
+        self.requests = None;
+        self.thread = None;
+    }
+
     fn send(&self, request: Request) -> Result<(), SymbolError> {
         self.requests.as_ref().ok_or(SymbolError::Gone)?.send(request).map_err(|_| SymbolError::Gone)
     }
@@ -168,6 +174,11 @@ impl Drop for Symbolizer {
             thread.join().ok();
         }
     }
+}
+
+/// The frames of locations that nobody will name any more.
+pub fn numbers(locations: &[Location]) -> Vec<ResolvedFrames> {
+    locations.iter().map(|location| worker::unnamed(location, Unresolved::EndedFirst)).collect()
 }
 
 /// Why an address has no name. Each is a counter.
@@ -218,6 +229,9 @@ pub enum Unresolved {
     /// Kernel addresses are hidden.
     #[error("kernel addresses are hidden")]
     KernelHidden,
+    /// The collection was told to end before the name was found.
+    #[error("the collection was told to end before the name was found")]
+    EndedFirst,
 }
 
 impl Unresolved {
@@ -239,6 +253,7 @@ impl Unresolved {
             Self::NotInPerfMap => "not_in_perf_map",
             Self::PerfMapTooLarge => "perf_map_too_large",
             Self::KernelHidden => "kernel_hidden",
+            Self::EndedFirst => "ended_first",
         }
     }
 }

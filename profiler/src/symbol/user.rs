@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use blazesym::symbolize::evict::{Elf as EvictElf, Evict};
 use blazesym::symbolize::source::{Elf, Source};
@@ -27,6 +28,9 @@ const LINES_LIMIT: u64 = 1 << 30;
 /// Binaries kept ready at a time; each takes a few descriptors.
 const READY_LIMIT: usize = 64;
 
+/// How long a binary is kept ready that nothing is asked of: its names are remembered elsewhere.
+const READY_FOR: Duration = Duration::from_mins(1);
+
 /// Files remembered as unusable; after that they are tried again.
 const UNUSABLE_LIMIT: usize = 4096;
 
@@ -38,6 +42,7 @@ struct Binary {
     /// The file itself, then its separate symbols or what stands in for them, if there are any.
     copies: Vec<ElfCopy>,
     used: u64,
+    used_at: Instant,
 }
 
 impl Binary {
@@ -94,6 +99,7 @@ impl Binaries {
         self.clock += 1;
         let Some(binary) = self.ready.get_mut(&key) else { return Err(Unresolved::ParserFailed) };
         binary.used = self.clock;
+        binary.used_at = Instant::now();
         let address = binary.copies.first().and_then(|copy| copy.virtual_address(at)).ok_or(Unresolved::NoSymbol)?;
         // What is exported alone names next to nothing.
         let stripped = binary.copies.iter().all(|copy| copy.functions() == 0);
@@ -123,7 +129,7 @@ impl Binaries {
     fn load(&mut self, key: u32, source: BinaryFile<'_>) -> Result<(), Unresolved> {
         let (copies, _) = gather(source, self.lines, &self.debug_root)?;
         self.make_room(copies.iter().map(ElfCopy::bytes).sum());
-        self.ready.insert(key, Binary { copies, used: self.clock });
+        self.ready.insert(key, Binary { copies, used: self.clock, used_at: Instant::now() });
         Ok(())
     }
 
@@ -133,13 +139,26 @@ impl Binaries {
             let Some(key) = self.ready.iter().min_by_key(|(_, binary)| binary.used).map(|(key, _)| *key) else {
                 return;
             };
-            let Some(binary) = self.ready.remove(&key) else { return };
-            for copy in binary.copies {
-                if self.engine.evict(&Evict::Elf(EvictElf::new(copy.path()))).is_err() {
-                    // Descriptor numbers come back, so that a stale entry would answer for another file.
-                    self.ready.clear();
-                    self.engine = new_engine(self.lines);
-                }
+            self.put_away(key);
+        }
+    }
+
+    /// Puts away what nothing was asked of for a while.
+    pub(crate) fn put_away_idle(&mut self) {
+        let idle = |binary: &Binary| binary.used_at.elapsed() > READY_FOR;
+        let keys: Vec<u32> = self.ready.iter().filter(|(_, binary)| idle(binary)).map(|(key, _)| *key).collect();
+        for key in keys {
+            self.put_away(key);
+        }
+    }
+
+    fn put_away(&mut self, key: u32) {
+        let Some(binary) = self.ready.remove(&key) else { return };
+        for copy in binary.copies {
+            if self.engine.evict(&Evict::Elf(EvictElf::new(copy.path()))).is_err() {
+                // Descriptor numbers come back, so that a stale entry would answer for another file.
+                self.ready.clear();
+                self.engine = new_engine(self.lines);
             }
         }
     }

@@ -68,6 +68,7 @@ impl Worker {
                 Request::Resolve(locations, reply) => {
                     self.batch += 1;
                     reply.send(self.resolve_all(&locations)).ok();
+                    self.binaries.put_away_idle();
                 }
                 Request::WarmUp => self.kernel.warm_up(),
                 Request::Counters(reply) => {
@@ -193,7 +194,7 @@ fn one(function: Arc<str>, module: Arc<str>, kind: FrameKind) -> ResolvedFrames 
 }
 
 /// `[module+0xoffset]`, never a guess.
-fn unnamed(location: &Location, reason: Unresolved) -> ResolvedFrames {
+pub(super) fn unnamed(location: &Location, reason: Unresolved) -> ResolvedFrames {
     let (module, at, kind) = match location {
         Location::Module { module, offset } => (module.name(), offset.0, FrameKind::Unresolved),
         Location::Vdso { offset } => ("vdso", *offset, FrameKind::Unresolved),

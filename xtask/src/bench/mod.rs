@@ -5,6 +5,7 @@
 //! unpinned it varies up to twofold. Wall time is taken in a pass of its own, with those statistics off.
 
 mod contender;
+mod daemon;
 mod growth;
 mod kernel_figures;
 mod load;
@@ -19,6 +20,7 @@ use crate::build;
 use crate::setup;
 use crate::step::say;
 use contender::Cost;
+pub use daemon::BenchDaemon;
 use load::Loads;
 
 /// Measures what profiling costs, beside other tools.

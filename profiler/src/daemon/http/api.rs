@@ -101,7 +101,7 @@ pub async fn coverage(State(context): Shared, uri: Uri, headers: HeaderMap) -> A
 /// `/api/v1/overhead`
 pub async fn overhead(State(context): Shared, uri: Uri, headers: HeaderMap) -> Answer {
     reported(&context, &uri, &headers, |report, _| {
-        let resident = crate::daemon::resident_bytes();
+        let resident = crate::daemon::memory::resident_bytes();
         json!({ "window": report.window, "overhead": report.overhead, "agent_resident_bytes": resident })
     })
     .await
@@ -326,7 +326,11 @@ pub async fn pull(State(context): Shared, uri: Uri) -> Answer {
     let options = write_options(&query)?;
     let seconds = query.number("seconds", PULL.0, PULL.1, PULL.2).map_err(Refusal::Wrong)?;
     let began = Instant::now();
-    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+    let ending = || Refusal::NotNow("the daemon is ending".to_owned());
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_secs_f64(seconds)) => {}
+        () = context.shared.ended() => return Err(ending()),
+    }
     let mut windows = context.shared.windows.subscribe();
     let patience = context.shared.settings().window * 2 + Duration::from_secs(5);
     let deadline = tokio::time::Instant::now() + patience;
@@ -337,8 +341,11 @@ pub async fn pull(State(context): Shared, uri: Uri) -> Answer {
                 move |context: &Context| rendered(&*of_entries(context, &entries)?, Format::Pprof, &options, false);
             return heavily(&context, work).await;
         }
-        let changed = tokio::time::timeout_at(deadline, windows.changed()).await;
-        if !matches!(changed, Ok(Ok(()))) || context.shared.is_ending() {
+        let changed = tokio::select! {
+            changed = tokio::time::timeout_at(deadline, windows.changed()) => changed,
+            () = context.shared.ended() => return Err(ending()),
+        };
+        if !matches!(changed, Ok(Ok(()))) {
             return Err(Refusal::NotNow("no window came to its end in time".to_owned()));
         }
     }
@@ -387,6 +394,15 @@ pub async fn status(State(context): Shared, uri: Uri, headers: HeaderMap) -> Ans
             "container": collect.patterns[0], "pod": collect.patterns[1], "namespace": collect.patterns[2],
         },
         "history": history, "metrics": metrics,
+        "push": shared.pushes.iter().map(|queue| {
+            let figures = queue.figures();
+            json!({
+                "destination": figures.destination, "sent": figures.sent, "failures": figures.failures,
+                "rejected": figures.rejected, "waiting": figures.waiting.0, "waiting_bytes": figures.waiting.1,
+                "dropped": figures.dropped.iter().map(|(reason, n)| (*reason, *n)).collect::<BTreeMap<_, _>>(),
+                "last_error": figures.last_error,
+            })
+        }).collect::<Vec<_>>(),
         "config": {
             "file": settings.file, "reloads": reloads.taken, "refused": reloads.refused,
             "last_error": reloads.last_error,

@@ -13,8 +13,8 @@ use super::{
     answer::{Refusal, bytes, takes_gzip},
 };
 use crate::daemon::{
+    memory::resident_bytes,
     metrics::{Exposition, Format, own::Now, protobuf::Protobuf, series::View, text::Text},
-    resident_bytes,
 };
 
 /// `/metrics`
@@ -63,6 +63,7 @@ fn expose(context: &Context, view: View, into: &mut dyn Exposition) {
         requests_refused: shared.requests_refused.load(Ordering::Relaxed),
         config_good: reloads.last_error.is_none(),
         targets: metrics.targets.clone(),
+        pushes: shared.pushes.iter().map(|queue| queue.figures()).collect(),
     };
     metrics.series.expose(view, into);
     metrics.own.expose(&now, into);

@@ -20,7 +20,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::Semaphore,
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -45,13 +45,13 @@ const HEADERS: usize = 64;
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// Serves until told to end, then finishes what is under way.
-pub async fn serve(listener: TcpListener, router: Router, context: Arc<Context>, mut end: watch::Receiver<bool>) {
+pub async fn serve(listener: TcpListener, router: Router, context: Arc<Context>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = end.changed() => break,
+            () = context.shared.ended() => break,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,

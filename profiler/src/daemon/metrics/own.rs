@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{Exposition, Family, Kind, Value};
-use crate::profile::Profile;
+use crate::{daemon::push::PushFigures, profile::Profile};
 
 /// Sums since the daemon began.
 #[derive(Debug, Default)]
@@ -43,6 +43,8 @@ pub struct Now {
     pub config_good: bool,
     /// Ranked targets: labels, cost, gain and rank.
     pub targets: Vec<TargetFigures>,
+    /// What became of what is sent elsewhere.
+    pub pushes: Vec<PushFigures>,
 }
 
 /// An optimization target's figures.
@@ -153,6 +155,7 @@ impl Own {
                 into.sample(&[("map", map)], Value::Number(if capacity { *most } else { *entries } as f64));
             }
         }
+        expose_pushes(&now.pushes, into);
         expose_targets(&now.targets, into);
     }
 
@@ -183,6 +186,37 @@ impl Own {
             for (name, n) in sums {
                 into.sample(&[(label, name)], Value::Number(*n as f64 / unit));
             }
+        }
+    }
+}
+
+type PushFigure = fn(&PushFigures) -> u64;
+
+fn expose_pushes(pushes: &[PushFigures], into: &mut dyn Exposition) {
+    // Families of what nobody asked for would only be in the way.
+    if pushes.is_empty() {
+        return;
+    }
+    let families: [(Family, PushFigure); 5] = [
+        (counter("profiler_push_windows_sent_total", "Windows that a destination has accepted"), |push| push.sent),
+        (counter("profiler_push_failures_total", "Requests to a destination that failed"), |push| push.failures),
+        (
+            counter("profiler_push_profiles_rejected_total", "Profiles rejected out of requests that were accepted"),
+            |push| push.rejected,
+        ),
+        (gauge("profiler_push_windows_waiting", "Windows that wait to be sent"), |push| push.waiting.0),
+        (gauge("profiler_push_waiting_bytes", "Memory of the windows that wait to be sent"), |push| push.waiting.1),
+    ];
+    for (family, figure) in families {
+        into.family(family);
+        for push in pushes {
+            into.sample(&[("destination", push.destination)], Value::Number(figure(push) as f64));
+        }
+    }
+    into.family(counter("profiler_push_windows_dropped_total", "Windows that were never sent, by reason"));
+    for push in pushes {
+        for (reason, windows) in &push.dropped {
+            into.sample(&[("destination", push.destination), ("reason", reason)], Value::Number(*windows as f64));
         }
     }
 }

@@ -229,7 +229,7 @@ function hottest() {
   const heads = ["function", "module", "self", "total", ...(compared ? ["before", "change"] : ["share"])];
   const rows = entries.map((entry) => {
     const change = share(entry) - before(entry);
-    const tail = compared ? [el("td", { class: "num" }, percent(before(entry))), el("td", { class: `num ${change > 0 ? "more" : "less"}` }, `${change >= 0 ? "+" : "−"}${(100 * Math.abs(change)).toFixed(1)} pp`)]
+    const tail = compared ? [el("td", { class: "num" }, percent(before(entry))), change === 0 || Math.abs(change) < 0.0005 ? el("td", { class: "num muted" }, "0 pp") : el("td", { class: `num ${change > 0 ? "more" : "less"}` }, `${change >= 0 ? "+" : "−"}${(100 * Math.abs(change)).toFixed(1)} pp`)]
       : [el("td", { class: "num" }, percent(share(entry)))];
     return el("tr", {}, el("td", { class: "fn", title: entry.name }, el("button", { class: "link", onclick: () => search(entry.name) }, entry.name)),
       el("td", { class: "fn muted wide", title: entry.module }, entry.module.split("/").pop()), el("td", { class: "num" }, weight(entry.self, answer.unit)), el("td", { class: "num wide" }, weight(entry.total, answer.unit)), ...tail);

@@ -7,6 +7,8 @@ export const PARTS = [
   ["blocked_network_s", "network"], ["blocked_other_s", "other"], ["blocked_sleep_s", "sleep"],
 ];
 export const colour = (part) => `var(--${part.replace(/_s$/, "")})`;
+/** A reason of the API, as the legend calls it. */
+const reason = (name) => PARTS.find(([part]) => part === `${name}_s` || part === `blocked_${name}_s`)?.[1] ?? name;
 export const onCpu = (ledger) => ledger.cpu_user_s + ledger.cpu_kernel_s;
 export const wantingCpu = (ledger) => ledger.runnable_self_s + ledger.runnable_other_s + ledger.throttled_s;
 
@@ -45,7 +47,7 @@ export function renderTime(into, report) {
   const many = containers.length > 1;
   const from = (container, text) => (many ? `${container.name} · ${text}` : text);
   const behind = containers.flatMap((container) => container.waited_behind.map((entry) => [from(container, entry.container), entry.s]));
-  const waits = containers.flatMap((container) => container.waits.map((wait) => [from(container, `${wait.reason}${wait.peer ? ` ${wait.peer}` : ""}`), wait.s, wait.count]));
+  const waits = containers.flatMap((container) => container.waits.map((wait) => [from(container, `${reason(wait.reason)}${wait.peer ? ` ${wait.peer}` : ""}`), wait.s, wait.count]));
   const top = (rows) => rows.sort((a, b) => b[1] - a[1]).slice(0, 20);
   const facts = many ? [] : containers.map((container) => el("p", { class: "muted" },
     [container.image, container.runtime, container.cpu_limit == null ? "no CPU limit" : `limit ${cores(container.cpu_limit)} cores`,

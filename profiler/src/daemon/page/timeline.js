@@ -61,6 +61,13 @@ export class Timeline {
     event.preventDefault();
   }
 
+  /** Over the bars, which may reach the top, and legible there. */
+  say(pen, text, resolve) {
+    pen.textAlign = "left";
+    pen.globalAlpha = 0.85; pen.fillStyle = resolve("--ground"); pen.fillRect(1, 1, pen.measureText(text).width + 8, 15); pen.globalAlpha = 1;
+    pen.fillStyle = resolve("--ink"); pen.fillText(text, 5, 12);
+  }
+
   draw() {
     const width = this.canvas.clientWidth;
     const height = this.canvas.clientHeight;
@@ -102,7 +109,7 @@ export class Timeline {
     if (this.base) veil(this.base, resolve("--blocked_lock"));
     if (this.range) veil(this.range, resolve("--accent"));
     if (this.drag) veil([this.drag.from, this.drag.to].sort((a, b) => a - b), resolve("--ink"));
-    if (this.windows.length) { pen.textAlign = "left"; pen.fillStyle = resolve("--muted"); pen.fillText(`up to ${cores(most)} cores used or waited for`, 2, 11); }
+    if (this.windows.length) { this.say(pen, `up to ${cores(most)} cores used or waited for`, resolve); }
     else { pen.textAlign = "center"; pen.fillText("no window yet", width / 2, height / 2); }
   }
 }

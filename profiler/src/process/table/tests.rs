@@ -99,6 +99,39 @@ fn a_pid_given_again_is_another_process() -> TestResult {
 }
 
 #[test]
+fn a_pid_given_again_whose_birth_went_unheard_is_another_process() -> TestResult {
+    let (first, second) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+    let me = Pid(std::process::id());
+    let now = monotonic_ns();
+    let later = now + 1_000_000_000;
+    let mut table = ProcessTable::new(100);
+    table.apply(&event(now, CHILD, What::Fork { parent: me }));
+    table.apply(&event(now, CHILD, exec("first")));
+    table.apply(&event(now, CHILD, mapping(0x10_0000, first.path())));
+    table.apply(&event(now + 5, CHILD, What::Exit));
+    table.apply(&event(later, CHILD, exec("second")));
+    table.apply(&event(later, CHILD, mapping(0x10_0000, second.path())));
+    table.apply(&event(later + 5, CHILD, What::Exit));
+    assert_eq!(module_at(&mut table, CHILD, 0x10_0000, now + 1), Some((base(first.path()), 0x2000)));
+    assert_eq!(module_at(&mut table, CHILD, 0x10_0000, later + 1), Some((base(second.path()), 0x2000)));
+    assert_eq!(table.command(CHILD, Some(now + 1)).as_deref(), Some("first"));
+    assert_eq!(table.command(CHILD, Some(later + 1)).as_deref(), Some("second"));
+    Ok(())
+}
+
+#[test]
+fn what_other_threads_map_after_the_main_thread_ended_is_known() -> TestResult {
+    let (file, me, now) = (tempfile::NamedTempFile::new()?, Pid(std::process::id()), monotonic_ns());
+    let mut table = ProcessTable::new(100);
+    table.apply(&event(now, CHILD, What::Fork { parent: me }));
+    table.apply(&event(now + 1, CHILD, exec("threads")));
+    table.apply(&event(now + 2, CHILD, What::Exit));
+    table.apply(&Event { tid: Tid(9), ..event(now + 3, CHILD, mapping(0x10_0000, file.path())) });
+    assert_eq!(module_at(&mut table, CHILD, 0x10_0000, now + 4), Some((base(file.path()), 0x2000)));
+    Ok(())
+}
+
+#[test]
 fn another_start_time_in_proc_is_another_process() {
     let mut table = ProcessTable::new(100);
     let me = Pid(std::process::id());

@@ -11,7 +11,7 @@ use super::image::Image;
 use super::section::{self, Budget};
 use super::table::TableBuilder;
 use super::{Limits, Refused, Source, Statistics, Table, Unsupported};
-use super::{gaps, go_functions};
+use super::{derived, gaps, go_functions};
 
 /// Who describes a function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,9 @@ fn build_image<S: Source + ?Sized>(source: &S, image: &Image, limits: &Limits) -
         functions.list(section, false, &code, limits, &mut statistics, Origin::DebugFrame)?;
     }
     functions.add_known(source, image, &code, &mut statistics);
+    if !is_go {
+        functions.add_derived(source, image, &code, limits, &mut statistics)?;
+    }
     if functions.settled.is_empty() {
         return Err(Refused::NoUnwindInfo);
     }
@@ -172,6 +175,26 @@ impl Functions {
         });
         statistics.signal_returns = found.len() as u64;
         self.add(found);
+    }
+
+    /// Adds rows of code of which nothing is said so far, as its instructions tell.
+    fn add_derived<S: Source + ?Sized>(
+        &mut self,
+        source: &S,
+        image: &Image,
+        code: &Code,
+        limits: &Limits,
+        statistics: &mut Statistics,
+    ) -> Result<(), Refused> {
+        let mut found = Vec::new();
+        let described = self.settled.iter().map(|function| function.range);
+        let outcome = derived::rows(source, image, code, described, limits.derived_instructions, |range, rule| {
+            found.push(Function { range, origin: Origin::Known(rule) });
+        })?;
+        statistics.derived_bytes = outcome.derived_bytes;
+        statistics.derived_cut_off = outcome.cut_off;
+        self.add(found);
+        Ok(())
     }
 
     /// Returns how many were hidden by others.

@@ -50,6 +50,15 @@ impl Code {
         Some(Range { start: position(start)?, end: position(end)? }).filter(|range| range.start < range.end)
     }
 
+    /// The addresses of a run of code.
+    pub fn addresses(&self, range: Range) -> Option<(u64, u64)> {
+        let offset = self.offset(range.start);
+        let holds = |segment: &&Segment| offset >= segment.offset && offset - segment.offset < segment.file_size;
+        let segment = self.segments.iter().find(holds)?;
+        let start = segment.address + (offset - segment.offset);
+        Some((start, start + u64::from(range.end - range.start)))
+    }
+
     /// The file offset of a position.
     pub fn offset(&self, position: u32) -> u64 {
         self.base + u64::from(position)

@@ -69,6 +69,8 @@ pub struct EhFrame {
 /// What an ELF file says of itself.
 #[derive(Debug)]
 pub struct Image {
+    /// Where it is entered: an address; 0 in most libraries.
+    pub entry: u64,
     /// Its loaded segments, by address.
     pub segments: Vec<Segment>,
     /// `.eh_frame`.
@@ -89,7 +91,7 @@ impl Image {
     /// Reads the headers.
     pub fn read<S: Source + ?Sized>(source: &S) -> Result<Self, Refused> {
         let (headers, file, programs) = Headers::new(source)?;
-        let mut image = Self::loaded(&headers, &programs)?;
+        let mut image = Self::loaded(&headers, &file, &programs)?;
         // Sections are optional: what is wrong with them does not matter while segments say enough.
         let sections = headers.sections(&file, &mut image);
         if image.eh_frame.is_none() {
@@ -103,12 +105,17 @@ impl Image {
 
     /// Reads no more than what is loaded: segments and build id.
     pub fn read_headers<S: Source + ?Sized>(source: &S) -> Result<Self, Refused> {
-        let (headers, _, programs) = Headers::new(source)?;
-        Self::loaded(&headers, &programs)
+        let (headers, file, programs) = Headers::new(source)?;
+        Self::loaded(&headers, &file, &programs)
     }
 
-    fn loaded<S: Source + ?Sized>(headers: &Headers<'_, S>, programs: &[ProgramHeader64<LE>]) -> Result<Self, Refused> {
+    fn loaded<S: Source + ?Sized>(
+        headers: &Headers<'_, S>,
+        file: &FileHeader64<LE>,
+        programs: &[ProgramHeader64<LE>],
+    ) -> Result<Self, Refused> {
         Ok(Self {
+            entry: file.e_entry.get(LE),
             segments: segments(programs, headers.length)?,
             eh_frame: None,
             debug_frame: None,

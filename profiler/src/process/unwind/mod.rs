@@ -16,6 +16,7 @@
 mod build;
 mod cfi;
 mod code;
+mod derived;
 mod expression;
 mod frame_section;
 mod gaps;
@@ -30,6 +31,7 @@ mod table;
 mod vdso;
 
 pub use build::build;
+pub use derived::{Agreement, agreement};
 pub use identity::Identity;
 pub use refused::Refused;
 pub use source::Source;
@@ -49,11 +51,19 @@ pub struct Limits {
     pub instructions: u64,
     /// Rows of the table.
     pub rows: u64,
+    /// Machine instructions followed where nothing else tells how to unwind; 0 leaves that out.
+    pub derived_instructions: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { section_bytes: 32 << 20, functions: 1 << 20, instructions: 32 << 20, rows: 4 << 20 }
+        Self {
+            section_bytes: 32 << 20,
+            functions: 1 << 20,
+            instructions: 32 << 20,
+            rows: 4 << 20,
+            derived_instructions: 2 << 20,
+        }
     }
 }
 

@@ -70,6 +70,10 @@ pub struct Statistics {
     pub signal_returns: u64,
     /// Bytes of code not described that were not searched for such.
     pub unsearched_bytes: u64,
+    /// Bytes of code that nothing describes and whose rows were found by following its instructions.
+    pub derived_bytes: u64,
+    /// Whether following instructions was cut off.
+    pub derived_cut_off: bool,
     /// Rows before neighbours were merged.
     pub rows_described: u64,
     pub(super) unsupported: [u64; Unsupported::ALL.len()],

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
 
+mod derived_rows;
 mod framehop_walks;
 mod gimli_rows;
 mod known_code;

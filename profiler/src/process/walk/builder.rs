@@ -1,6 +1,6 @@
-//! The thread that builds tables. In: files. Out: their rows, or that they have none.
+//! The threads that build tables. In: files. Out: their rows, or that they have none.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, thread::JoinHandle};
+use std::{io, os::fd::OwnedFd, sync::Arc};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use profiler_ebpf::unwind::{Row, Rule};
@@ -45,37 +45,31 @@ impl tables::Rows for Table {
     }
 }
 
-/// Handle on the thread. Dropping it ends the thread.
+/// Files larger than this go a way of their own: they take up to seconds, and small ones are not to wait for them.
+const LARGE_BYTES: u64 = 16 << 20;
+
+/// Handle on the threads. They end with what they have in hand when it is dropped.
 #[derive(Debug)]
 pub struct Builder {
-    subjects: Option<Sender<(u32, Subject)>>,
+    small: Sender<(u32, Subject)>,
+    large: Sender<(u32, Subject)>,
     built: Receiver<(u32, Built)>,
-    thread: Option<JoinHandle<()>>,
     under_way: usize,
 }
 
 impl Builder {
-    /// Starts the thread, which rings the bell for everything it has built.
-    pub fn spawn(bell: Arc<OwnedFd>) -> io::Result<Self> {
-        // Not bounded: there are at most as many subjects as tables.
-        let (subjects, asked) = unbounded::<(u32, Subject)>();
+    /// Starts the threads, which ring the bell for everything they have built.
+    pub fn spawn(bell: &Arc<OwnedFd>) -> io::Result<Self> {
         let (answers, built) = unbounded();
-        let thread = std::thread::Builder::new().name("unwind-tables".into()).spawn(move || {
-            hurry();
-            for (number, subject) in asked {
-                if answers.send((number, build_table(&subject))).is_err() {
-                    return;
-                }
-                // It fails only when the counter is full, and then the other thread is awake anyway.
-                rustix::io::write(&*bell, &1_u64.to_ne_bytes()).ok();
-            }
-        })?;
-        Ok(Self { subjects: Some(subjects), built, thread: Some(thread), under_way: 0 })
+        let small = lane("unwind-tables", true, answers.clone(), bell.clone())?;
+        let large = lane("unwind-large", false, answers, bell.clone())?;
+        Ok(Self { small, large, built, under_way: 0 })
     }
 
     /// Asks for a table. False if the thread is gone.
     pub fn ask(&mut self, number: u32, subject: Subject) -> bool {
-        let asked = self.subjects.as_ref().is_some_and(|subjects| subjects.send((number, subject)).is_ok());
+        let lane = if is_large(&subject) { &self.large } else { &self.small };
+        let asked = lane.send((number, subject)).is_ok();
         self.under_way += usize::from(asked);
         asked
     }
@@ -93,15 +87,37 @@ impl Builder {
     }
 }
 
-impl Drop for Builder {
-    fn drop(&mut self) {
-        self.subjects = None;
-        // What is still asked for is built for nobody, and ends at the first answer.
-        self.built = crossbeam_channel::never();
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
+fn is_large(subject: &Subject) -> bool {
+    match subject {
+        Subject::Module(module) => {
+            let size = module.file().and_then(|file| file.metadata().ok()).map(|metadata| metadata.len());
+            size.is_some_and(|bytes| bytes > LARGE_BYTES)
         }
+        Subject::Vdso => false,
     }
+}
+
+/// A thread that builds one table after the other. Not bounded: there are at most as many subjects as tables.
+fn lane(
+    name: &str,
+    in_haste: bool,
+    answers: Sender<(u32, Built)>,
+    bell: Arc<OwnedFd>,
+) -> io::Result<Sender<(u32, Subject)>> {
+    let (subjects, asked) = unbounded::<(u32, Subject)>();
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        if in_haste {
+            hurry();
+        }
+        for (number, subject) in asked {
+            if answers.send((number, build_guarded(&subject))).is_err() {
+                return;
+            }
+            // It fails only when the counter is full, and then the other thread is awake anyway.
+            rustix::io::write(&*bell, &1_u64.to_ne_bytes()).ok();
+        }
+    })?;
+    Ok(subjects)
 }
 
 /// A stack that is sampled before its table is there is lost, so the thread goes before those at ordinary priority. It works for
@@ -112,6 +128,24 @@ fn hurry() {
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
         tracing::debug!("unwind tables are built at normal priority: {}", io::Error::last_os_error());
     }
+}
+
+/// A panic in a parser is a bug, but one file must not end the building of all others' tables: it counts as one that cannot be
+/// understood.
+fn build_guarded(subject: &Subject) -> Built {
+    guarded(|| build_table(subject)).unwrap_or_else(|| {
+        let name = match subject {
+            Subject::Module(module) => module.name(),
+            Subject::Vdso => "[vdso]",
+        };
+        tracing::error!("building the unwind table of {name} panicked: please report it with the file");
+        Built::Bad
+    })
+}
+
+/// What `work` returns; nothing if it panics. It leaves nothing behind that anybody else sees.
+fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
 }
 
 fn build_table(subject: &Subject) -> Built {
@@ -133,5 +167,16 @@ fn build_table(subject: &Subject) -> Built {
             tracing::debug!("no unwind table of {name}: {refused}");
             Built::Bad
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parser_that_panics_costs_its_own_file_only() {
+        assert_eq!(guarded(|| 3), Some(3));
+        assert_eq!(guarded(|| -> u32 { panic!("a file that nobody thought of") }), None);
     }
 }

@@ -116,7 +116,7 @@ pub struct Unwinder {
 
 impl Unwinder {
     /// Takes the maps over. `bell` is rung when [`Self::work`] has something to do.
-    pub fn new(maps: UnwindMaps, options: UnwinderOptions, bell: Arc<OwnedFd>) -> io::Result<Self> {
+    pub fn new(maps: UnwindMaps, options: UnwinderOptions, bell: &Arc<OwnedFd>) -> io::Result<Self> {
         let (rules, tables) = (Rules::new(&maps), Tables::new(&maps));
         let mut this = Self {
             places: Places::default(),

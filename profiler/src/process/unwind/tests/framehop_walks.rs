@@ -66,7 +66,8 @@ fn framehop_module(path: &Path, bytes: &'static [u8]) -> Module<&'static [u8]> {
 #[test]
 fn a_step_leads_where_framehop_goes() {
     for (path, file) in real_files().into_iter().filter(|(path, _)| !path.ends_with("node")) {
-        let table = build(&file, &Limits::default()).unwrap();
+        // What is found by following instructions is not in the sections that framehop reads.
+        let table = build(&file, &Limits { derived_instructions: 0, ..Limits::default() }).unwrap();
         let bytes: &'static [u8] = std::fs::read(&path).unwrap().leak();
         let elf = object::File::parse(bytes).unwrap();
         let segments: Vec<(u64, u64, u64)> =

@@ -1,0 +1,137 @@
+//! The image: its last stage, as the Dockerfile has it, around the static program. It runs as a container and profiles its host from
+//! inside.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tests::cgroup::Cgroup;
+use tests::containers::{DOCKER, Docker, RunOptions};
+use tests::daemon::{Answer, PATIENCE, ask_at, sample};
+use tests::require;
+use tests::requirement::kernel;
+use tests::workload::Workload;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const IMAGE: &str = "profiler-test/profiler:1";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// The program, linked as the Dockerfile links it; `PROFILER_STATIC` names one that is built already.
+fn static_program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("PROFILER_STATIC") {
+        return Ok(path.into());
+    }
+    let target = root().join("target");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .current_dir(root())
+        .args(["build", "--quiet", "--locked", "--package", "profiler", "--release", "--target", TARGET])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("CARGO_TARGET_DIR", &target)
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(built.success(), "the static program cannot be built");
+    Ok(target.join(TARGET).join("release/profiler"))
+}
+
+/// What the Dockerfile does after the build, with the program beside it.
+fn last_stage() -> Result<String> {
+    let file = root().join("deploy/Dockerfile");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let (_, last) = text.split_once("FROM scratch").context("the Dockerfile's last stage is not from scratch")?;
+    let copied = last.replace("COPY --from=build /out/profiler /profiler", "COPY profiler /profiler");
+    ensure!(copied != last, "the last stage does not copy the program:\n{last}");
+    Ok(format!("FROM scratch{copied}"))
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{command:?} failed: {said}");
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Removes a container in the end.
+struct Removed<'d>(&'d Docker, String);
+
+impl Drop for Removed<'_> {
+    fn drop(&mut self) {
+        drop(self.0.command().args(["rm", "--force", &self.1]).stdout(Stdio::null()).status());
+    }
+}
+
+#[test]
+fn the_image_profiles_its_host_from_inside() -> Result<()> {
+    require!(DOCKER[0], DOCKER[1], DOCKER[2], DOCKER[3]);
+    let Some(_kernel) = kernel()? else { return Ok(()) };
+    let docker = Docker::shared()?;
+    let context = tempfile::tempdir()?;
+    fs::copy(static_program()?, context.path().join("profiler"))?;
+    fs::write(context.path().join("Dockerfile"), last_stage()?)?;
+    run(docker.command().args(["build", "--quiet", "--tag", IMAGE]).arg(context.path()))?;
+
+    let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let socket = docker.socket();
+    let runtime = socket.parent().context("a socket without a directory")?;
+    let id = run(docker
+        .command()
+        .args(["run", "--detach", "--privileged", "--pid=host", "--network=host", "--read-only"])
+        .args(["--volume", "/sys/fs/cgroup:/host/cgroup:ro", "--volume"])
+        .arg(format!("{}:/host/run:ro", runtime.display()))
+        .arg(IMAGE)
+        .args(["daemon", "--window", "1s", "--cgroup-root", "/host/cgroup", "--node", "inside"])
+        .args(["--web.listen-address", &address.to_string(), "--runtime-socket", "unix:///host/run/docker.sock"]))?;
+    let container = Removed(&docker, id);
+    let until = |path: &str, what: &str, enough: &dyn Fn(&Answer) -> bool| -> Result<Answer> {
+        let began = Instant::now();
+        loop {
+            if let Ok(answer) = ask_at(address, &format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n"))
+                && enough(&answer)
+            {
+                return Ok(answer);
+            }
+            if began.elapsed() > PATIENCE {
+                let log = docker.command().args(["logs", &container.1]).output()?;
+                bail!("never: {what}\n{}", String::from_utf8_lossy(&log.stderr));
+            }
+            thread::sleep(Duration::from_millis(300));
+        }
+    };
+    until("/readyz", "it is ready", &|answer| answer.status == 200)?;
+
+    // What runs on the host beside it: a container of the same runtime by its name, and a cgroup of nobody's by its id.
+    let neighbour = docker.run(&RunOptions::new("neighbour", ["sh", "-c", "while :; do :; done"]))?;
+    let cgroup = Cgroup::new()?;
+    let arguments = ["--count", "50000", "--kinds", "getppid"];
+    let mut counter = Workload::start_in(&cgroup, "syscall_counter", &arguments)?;
+    counter.begin()?;
+    let counted = |answer: &Answer| {
+        let labels = [("container", cgroup.name()), ("syscall", "getppid")];
+        sample(&answer.text(), "profiler_syscall_duration_seconds_count", &labels) == Some(50_000.0)
+    };
+    until("/metrics", "all calls of the host's process are counted", &counted)?;
+    let named = |answer: &Answer| {
+        answer.json().is_ok_and(|json| {
+            let all = json["containers"].as_array().cloned().unwrap_or_default();
+            all.iter().any(|one| one["name"] == "neighbour" && one["ledger"]["cpu_user_s"].as_f64() > Some(0.5))
+        })
+    };
+    until("/api/v1/containers?from=-30s", "the neighbour has its name and its CPU time", &named)?;
+    // Names of functions come from the binary inside the neighbour's own root.
+    let path = "/api/v1/profile?format=folded&container=neighbour&from=-30s";
+    let folded = until(path, "there are stacks of the neighbour", &|answer| answer.status == 200)?.text();
+    ensure!(folded.lines().any(|line| line.starts_with("neighbour;sh;")), "{folded}");
+    drop(neighbour);
+
+    run(docker.command().args(["stop", "--time", "60", &container.1]))?;
+    let status = run(docker.command().args(["inspect", "--format", "{{.State.ExitCode}}", &container.1]))?;
+    ensure!(status == "0", "told to end it exits with {status}");
+    Ok(())
+}
