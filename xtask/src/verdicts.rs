@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::examples::language::{Builder, Runnable};
-use crate::examples::report::Recording;
+use crate::examples::report::{self, Recording};
 use crate::examples::stage::{Actor, Limits, Precedence};
 use crate::setup;
 use crate::step::say;
@@ -115,8 +115,8 @@ impl Verdicts {
         let mut command = Command::new(profiler);
         command.arg("diff").args([a, b]).arg("-o").arg(&out);
         if !self.uncounted {
-            let work = (self.duration * RATE).to_string();
-            command.args(["--work-a", &work, "--work-b", &work, "--unit", "orders"]);
+            let orders = |file: &Path| anyhow::Ok((report::read(profiler, file)?.window.duration_s * RATE).to_string());
+            command.args(["--work-a", &orders(a)?, "--work-b", &orders(b)?, "--unit", "orders"]);
         }
         let output = command.output()?;
         if !output.status.success() {
