@@ -7,6 +7,7 @@
 mod cgroup;
 mod judge;
 pub mod language;
+mod recheck;
 pub mod report;
 mod score;
 pub mod stage;
@@ -61,6 +62,9 @@ pub struct Examples {
     /// Leave out the runs with the problem fixed.
     #[arg(long)]
     no_fix: bool,
+    /// Run the recheck command of each first target while the program still runs: it must show the target again.
+    #[arg(long)]
+    recheck: bool,
     /// The profiler to score [default: target/release/profiler]
     #[arg(long, env = "PROFILER_BIN")]
     profiler: Option<PathBuf>,
@@ -116,6 +120,7 @@ struct Suite<'a> {
     recordings: PathBuf,
     duration: f64,
     with_fix: bool,
+    with_recheck: bool,
 }
 
 impl<'a> Suite<'a> {
@@ -140,7 +145,15 @@ impl<'a> Suite<'a> {
         let noise = builder.build("transcoder", &noise)?;
         let recordings = workspace::target().join("planted/recordings");
         fs::create_dir_all(&recordings).with_context(|| format!("cannot create {}", recordings.display()))?;
-        Ok(Self { built, noise, profiler, recordings, duration: options.duration, with_fix: !options.no_fix })
+        Ok(Self {
+            built,
+            noise,
+            profiler,
+            recordings,
+            duration: options.duration,
+            with_fix: !options.no_fix,
+            with_recheck: options.recheck,
+        })
     }
 
     /// Runs every program once in a scene.
@@ -176,7 +189,9 @@ impl<'a> Suite<'a> {
     fn together(&self, cast: &[&Built<'_>], beside: &'static str) -> Result<Vec<Run>> {
         let names: Vec<&str> = cast.iter().map(|built| built.program.name.as_str()).collect();
         say(format!("{} beside {beside}", names.join(" and ")));
-        let acts = cast.iter().map(|built| Act::start(built, self.duration + MARGIN, Version::Planted));
+        let rechecks = if self.with_recheck { cast.len() as f64 } else { 0.0 };
+        let seconds = (self.duration + MARGIN) * (1.0 + rechecks);
+        let acts = cast.iter().map(|built| Act::start(built, seconds, Version::Planted));
         let acts = acts.collect::<Result<Vec<_>>>()?;
         thread::sleep(Duration::from_millis(500));
         let file = self.recordings.join(format!("{}.profile", names.join("+")));
@@ -184,8 +199,8 @@ impl<'a> Suite<'a> {
         let duration = format!("{}ms", (self.duration * 1000.0).round());
         Recording::start(&self.profiler, &containers, &duration, &file)?.finish()?;
         let report = report::read(&self.profiler, &file)?;
-        let mut runs = Vec::new();
-        for (built, act) in cast.iter().zip(acts) {
+        let mut verdicts = Vec::new();
+        for (built, act) in cast.iter().zip(&acts) {
             let truth = &built.program.truth;
             let neighbour = act.neighbour.as_ref().map(Actor::container);
             let recorded = report.containers.iter().any(|entry| entry.name == act.actor.container());
@@ -196,6 +211,14 @@ impl<'a> Suite<'a> {
                 file.display()
             );
             let mut verdict = judge::judge(truth, act.actor.container(), neighbour, &report);
+            if let Some(target) = verdict.target.as_ref().filter(|_| self.with_recheck) {
+                verdict.recheck_shows_it = Some(recheck::shows_it_again(&self.profiler, &self.recordings, target)?);
+            }
+            verdicts.push(verdict);
+        }
+        let mut runs = Vec::new();
+        for ((built, act), mut verdict) in cast.iter().zip(acts).zip(verdicts) {
+            let truth = &built.program.truth;
             act.finish(&built.program.name)?;
             if let Some(gain) = truth.gain.filter(|_| self.with_fix) {
                 verdict.realised = self.gain_of_fix(built, gain)?;
