@@ -29,12 +29,12 @@ func main() {
 	message := []byte(strings.Repeat("field=value&", 4000))
 	var all sync.WaitGroup
 	meter.Ready()
-	for client := 0; client < 4; client++ {
+	for client := 0; client < 2; client++ {
 		all.Add(1)
 		go func() {
 			defer all.Done()
 			for due := time.Now(); meter.GoesOn(); {
-				since := meter.NextRequest(&due, 400)
+				since := meter.NextRequest(&due, 800)
 				handle(message)
 				meter.Did(1, since)
 			}

@@ -264,8 +264,7 @@ impl Collection {
         self.take_records()?;
         self.follow_containers();
         if self.seconds.due() {
-            let cpu_ns = self.kernel.cpu_ns();
-            self.seconds.read(Instant::now(), &cpu_ns);
+            self.read_second();
         }
         if self.window_began.elapsed() >= WINDOW {
             self.end_window(TABLES_AT_WINDOW_END)?;
@@ -308,6 +307,9 @@ impl Collection {
     }
 
     fn end_window(&mut self, patience: Duration) -> Result<(), CollectError> {
+        if self.seconds.due_at_end() {
+            self.read_second();
+        }
         self.window_began = Instant::now();
         let mut window = self.kernel.end_window()?;
         let open_gaps = std::mem::take(&mut window.open_gaps);
@@ -326,6 +328,11 @@ impl Collection {
         self.seconds.end_window(&window);
         self.windows.push(window);
         Ok(())
+    }
+
+    fn read_second(&mut self) {
+        let cpu_ns = self.kernel.cpu_ns();
+        self.seconds.read(Instant::now(), &cpu_ns);
     }
 
     fn take_events(&mut self) {

@@ -31,6 +31,11 @@ impl Seconds {
         self.begun.is_none_or(|begun| begun.elapsed() >= EVERY) && self.count < LONGEST
     }
 
+    /// Whether enough has gone by since the last reading for another at the end.
+    pub fn due_at_end(&self) -> bool {
+        self.begun.is_some_and(|begun| begun.elapsed() >= EVERY / 2) && self.count < LONGEST
+    }
+
     /// The CPU time of the window that runs, in nanoseconds by container.
     pub fn read(&mut self, now: Instant, cpu_ns: &FxHashMap<u32, u64>) {
         let length = self.begun.replace(now).map(|begun| now.duration_since(begun).as_secs_f64());

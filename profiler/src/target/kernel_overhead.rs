@@ -1,8 +1,8 @@
 //! `kernel_overhead`: kernel CPU below one path that none of the more specific kinds explains.
 //!
 //! **Rule.** Unclaimed kernel time in system calls below one function is at least [`LEAST_KERNEL_CORES`] and a quarter of
-//! the container's CPU time. Moving data through sockets is what servers are for and does not count; nor do calls
-//! that wait (their cost is that of sleeping), interrupts, and what only runs because this profiler is attached.
+//! the container's CPU time. Moving data through sockets is what servers are for and does not count; nor does what goes
+//! with waits (`lock_contention`, `sync_write`, `disk_wait`), nor do calls that wait (their cost is that of sleeping), interrupts, and what only runs because this profiler is attached.
 //!
 //! **What a fix leaves.** Nothing of the calls that need not be made; user code that handles what they bring goes with
 //! them, at most as much as they cost.
@@ -25,7 +25,7 @@ pub fn find(scene: &mut Scene<'_>, place: usize) -> Vec<Finding> {
     let here = &scene.places[place];
     let floor_ns = (LEAST_KERNEL_CORES * scene.window_ns).max(LEAST_PART * here.cpu_ns());
     let serves = Marks::SOCKET.with(Marks::EPOLL).with(Marks::POLL).with(Marks::OBSERVER).with(Marks::STARTUP);
-    let serves = serves.with(Marks::CONTENDED);
+    let serves = serves.with(Marks::CONTENDED).with(Marks::SYNC).with(Marks::BLOCK_IO);
     let waits = [
         "clock_nanosleep",
         "nanosleep",

@@ -59,6 +59,8 @@ impl Marks {
     pub const JVM: Self = Self(1 << 24);
     /// Reading or writing a file.
     pub const FILE: Self = Self(1 << 23);
+    /// Giving orders to a disk: reading ahead, filling pages from it, handing requests to it.
+    pub const BLOCK_IO: Self = Self(1 << 28);
     /// User code that only runs where threads meet at a lock: spinning, queueing, waking the next.
     pub const CONTENDED: Self = Self(1 << 25);
     /// Python's interpreter lock.
@@ -77,7 +79,7 @@ impl Marks {
     }
 }
 
-const KERNEL: [(Marks, &[&str]); 17] = [
+const KERNEL: [(Marks, &[&str]); 18] = [
     (
         Marks::FAULT,
         &[
@@ -178,6 +180,26 @@ const KERNEL: [(Marks, &[&str]); 17] = [
             "rq_qos_wait",
             "blk_mq_get_tag",
             "folio_wait_writeback",
+        ],
+    ),
+    (
+        Marks::BLOCK_IO,
+        &[
+            "page_cache_ra",
+            "page_cache_sync_ra",
+            "page_cache_async_ra",
+            "force_page_cache_ra",
+            "ondemand_readahead",
+            "filemap_read_folio",
+            "read_pages",
+            "mpage_read",
+            "ext4_mpage_read",
+            "iomap_read",
+            "submit_bio",
+            "__submit_bio",
+            "blk_",
+            "__blk_",
+            "io_schedule",
         ],
     ),
     (

@@ -27,7 +27,7 @@ pub fn find(scene: &mut Scene<'_>, place: usize) -> Vec<Finding> {
             (facts.area == Area::Fault || mapping)
                 && !facts.kernel_only
                 && !collector
-                && !facts.marks.any(Marks::STARTUP.with(Marks::DISK))
+                && !facts.marks.any(Marks::STARTUP.with(Marks::DISK).with(Marks::BLOCK_IO))
         })
     };
     let rows: Vec<(usize, f64)> = here

@@ -4,6 +4,7 @@
 //! [`Kind::ALL`], so that no thread-second is claimed twice and the most specific kind has it; `finish` turns claims
 //! into targets, ranks them and withholds them where too little was seen. `docs/targets.md` gives the rules in words.
 
+mod blocked;
 mod busy_poll;
 mod calls;
 mod capacity;
@@ -153,9 +154,9 @@ pub fn analyse(profile: &Profile) -> Analysis {
         findings.extend(cpu_contention::find(&scene, place));
         findings.extend(cpu_oversubscribed::find(&scene, place, &of_cpu));
         findings.extend(lock_contention::find(&mut scene, place, &waits));
-        findings.extend(sync_write::find(&scene, place, &waits));
-        findings.extend(disk_wait::find(&scene, place, &waits));
-        findings.extend(network_wait::find(&scene, place, &waits));
+        findings.extend(sync_write::find(&mut scene, place, &waits));
+        findings.extend(disk_wait::find(&mut scene, place, &waits));
+        findings.extend(network_wait::find(&mut scene, place, &waits));
     }
     finish::finish(&scene, findings, &waits)
 }

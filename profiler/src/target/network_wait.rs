@@ -10,9 +10,10 @@
 
 use rustc_hash::FxHashMap;
 
-use super::disk_wait::blocked;
+use super::blocked::{Family, blocked};
 use super::finding::Finding;
 use super::kind::Kind;
+use super::mark::Marks;
 use super::scene::{FunctionId, Scene};
 use super::waiting::{WaitFor, Waits};
 use crate::profile::TextId;
@@ -21,8 +22,9 @@ use crate::profile::TextId;
 const SHOWN: usize = 3;
 
 /// Finds them.
-pub fn find(scene: &Scene<'_>, place: usize, waits: &Waits) -> Vec<Finding> {
-    let mut findings = blocked(scene, place, waits, Kind::NetworkWait, WaitFor::Answer, |function, each, rate| {
+pub fn find(scene: &mut Scene<'_>, place: usize, waits: &Waits) -> Vec<Finding> {
+    let family = Family { kind: Kind::NetworkWait, wait: WaitFor::Answer, on_cpu: Marks::default() };
+    let mut findings = blocked(scene, place, waits, &family, |function, each, rate| {
         format!("{function} waits for a peer to answer, {:.2} ms each, {rate:.0} times a second", each / 1e6)
     });
     for finding in &mut findings {

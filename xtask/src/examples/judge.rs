@@ -22,6 +22,10 @@ pub struct Verdict {
     pub blame_is_right: Option<bool>,
     /// The bound that the first target gives, if it is of the right kind.
     pub predicted: Option<f64>,
+    /// The first target, set-aside ones left out.
+    pub target: Option<Target>,
+    /// Whether its recheck command showed it again, if it was run.
+    pub recheck_shows_it: Option<bool>,
     /// What the fix brought, in cores or thread-seconds a second, found or not.
     pub realised: Option<f64>,
 }
@@ -42,7 +46,17 @@ pub fn judge(truth: &Truth, container: &str, neighbour: Option<&str>, report: &R
         |target| blame(truth, neighbour, target),
     );
     let predicted = first.filter(|_| kind_is_right).map(|target| target.gain_at_most.value);
-    Verdict { first: kind, kind_is_right, blamed, blame_is_right, predicted, realised: None }
+    let target = first.map(|target| (*target).clone());
+    Verdict {
+        first: kind,
+        kind_is_right,
+        blamed,
+        blame_is_right,
+        predicted,
+        target,
+        recheck_shows_it: None,
+        realised: None,
+    }
 }
 
 /// Whether the container really had to wait for a CPU that others used.

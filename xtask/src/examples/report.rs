@@ -46,10 +46,16 @@ pub struct WaitedBehind {
 }
 
 /// One target.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Target {
     /// Place in the ranking of the whole node.
     pub rank: u64,
+    /// What names it from recording to recording.
+    #[serde(default)]
+    pub id: String,
+    /// The command that shows it again.
+    #[serde(default)]
+    pub recheck: String,
     /// The container's name.
     pub container: String,
     /// What kind of waste.
@@ -66,14 +72,14 @@ pub struct Target {
 }
 
 /// The frame that is blamed.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Blame {
     /// The function's name.
     pub function: Option<String>,
 }
 
 /// A figure with its unit.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Amount {
     /// Cores, or thread-seconds a second.
     pub value: f64,

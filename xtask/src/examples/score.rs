@@ -10,6 +10,8 @@ use super::judge::Verdict;
 const KIND: f64 = 0.95;
 /// Share of runs in which the right frame must be blamed, of those whose truth names one.
 const BLAME: f64 = 0.90;
+/// Share of the rechecks that must show their target again.
+const RECHECK: f64 = 0.95;
 /// Share of the bound that a fix must bring, kind by kind.
 const LEAST_GAIN: f64 = 0.5;
 /// How much more than the bound a fix may bring before the bound was wrong: runs differ by that much, and by so many
@@ -66,6 +68,8 @@ impl Score {
                 met: alarms == 0,
             });
         }
+        let rechecks = self.runs.iter().filter_map(|run| run.verdict.recheck_shows_it);
+        criteria.extend(share("recheck shows the target again", RECHECK, rechecks));
         criteria.extend(self.gains());
         criteria
     }
@@ -185,6 +189,8 @@ mod tests {
             blamed: None,
             blame_is_right: kind.map(|_| right),
             predicted: gains.map(|(predicted, _)| predicted),
+            target: None,
+            recheck_shows_it: None,
             realised: gains.map(|(_, realised)| realised),
         };
         Run { name: "x".into(), kind: kind.map(str::to_owned), scene: "nobody", verdict }

@@ -112,6 +112,11 @@ impl Actor {
         self.cgroup.name()
     }
 
+    /// Whether it has not ended yet.
+    pub fn runs(mut self) -> Result<bool> {
+        Ok(self.child.try_wait().context("cannot wait for a child")?.is_none())
+    }
+
     /// Waits for its end and its figures.
     pub fn finish(mut self, name: &str) -> Result<Figures> {
         let line = self.lines.next().transpose()?.with_context(|| format!("{name} ended without its figures"))?;
