@@ -16,7 +16,7 @@ use anyhow::Result;
 use profiler_ebpf::unwind::Stop;
 use serde::Serialize;
 
-use image::Image;
+use image::{Files, Image};
 use sampler::Sampler;
 
 /// One stack as the kernel copied it.
@@ -68,6 +68,7 @@ pub fn compare(duration: Duration, frequency: u64, wanted: impl Fn(u32) -> bool)
     let mut sampler = Sampler::open(frequency)?;
     let until = Instant::now() + duration;
     let mut processes: HashMap<u32, Option<Image>> = HashMap::new();
+    let mut files = Files::default();
     let mut comparison = Comparison::default();
     let mut snapshots = Vec::new();
     while Instant::now() < until {
@@ -75,10 +76,12 @@ pub fn compare(duration: Duration, frequency: u64, wanted: impl Fn(u32) -> bool)
         sampler.drain(&mut snapshots);
         for snapshot in snapshots.drain(..) {
             let pid = snapshot.pid;
-            let process = processes.entry(pid).or_insert_with(|| if wanted(pid) { Image::of(pid).ok() } else { None });
+            let process = processes
+                .entry(pid)
+                .or_insert_with(|| if wanted(pid) { Image::of(pid, &mut files).ok() } else { None });
             let Some(process) = process else { continue };
             if !process.covers(snapshot.registers[0])
-                && let Ok(fresh) = Image::of(pid)
+                && let Ok(fresh) = Image::of(pid, &mut files)
             {
                 *process = fresh;
             }

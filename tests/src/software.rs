@@ -218,8 +218,11 @@ request = function() n = n + 1; return wrk.format('GET', n % 3 == 0 and '/front'
 }
 
 fn postgres(stage: &mut Stage) -> Result<()> {
-    let mut versions: Vec<PathBuf> =
-        fs::read_dir(POSTGRES).context("postgres is missing")?.flatten().map(|entry| entry.path().join("bin")).collect();
+    let mut versions: Vec<PathBuf> = fs::read_dir(POSTGRES)
+        .context("postgres is missing")?
+        .flatten()
+        .map(|entry| entry.path().join("bin"))
+        .collect();
     versions.sort();
     let binaries = versions.pop().context("postgres is missing")?;
     let port = free_port()?.to_string();
@@ -293,7 +296,8 @@ fn musl(stage: &mut Stage) -> Result<()> {
 }
 
 fn busybox(stage: &mut Stage) -> Result<()> {
-    let text: String = (0..40_000_u64).map(|line| format!("{} {:x} word\n", line * 7919 % 40_009, line * line)).collect();
+    let text: String =
+        (0..40_000_u64).map(|line| format!("{} {:x} word\n", line * 7919 % 40_009, line * line)).collect();
     stage.file("text", &text)?;
     let script = stage.file("work.sh", include_str!("software/work.sh"))?.display().to_string();
     stage.inside(Path::new("/bin/busybox"), &["sh", &script])

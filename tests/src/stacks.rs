@@ -42,11 +42,8 @@ pub fn measure(software: &Software, duration: Duration) -> Result<Figures> {
     let mut record = program::command(["record", "--cpu", "--duration", &seconds, "--frequency"])?;
     record.arg(FREQUENCY.to_string()).args(["--container", stage.container(), "--output"]).arg(&report);
     program::finish(&mut record)?.expect_code(0)?;
-    let comparison = if software.is_described {
-        Some(compare(duration / 2, FREQUENCY, |pid| stage.holds(pid))?)
-    } else {
-        None
-    };
+    let comparison =
+        if software.is_described { Some(compare(duration / 2, FREQUENCY, |pid| stage.holds(pid))?) } else { None };
     stage.check()?;
     let report: Value = serde_json::from_slice(&std::fs::read(&report)?).context("the report is not JSON")?;
     let samples = report["coverage"]["cpu_samples"]["kept"].as_u64().unwrap_or(0);

@@ -12,12 +12,18 @@ fn main() -> Result<()> {
         Some(at) => filters.drain(at..).nth(1).context("--seconds needs a number")?.parse().context("--seconds")?,
         None => 5,
     };
-    let wanted = |software: &&Software| filters.is_empty() || filters.iter().any(|filter| software.name.contains(filter));
+    let wanted =
+        |software: &&Software| filters.is_empty() || filters.iter().any(|filter| software.name.contains(filter));
     for software in SOFTWARE.iter().filter(wanted) {
         if let Some(program) = software.missing() {
             bail!("{} needs {program}: run `cargo xtask setup --stacks`", software.name);
         }
         let figures: Figures = measure(software, Duration::from_secs(seconds))?;
+        if std::env::var_os("STACKS_UNLIKE").is_some() {
+            for unlike in figures.comparison.iter().flat_map(|comparison| &comparison.unlike) {
+                eprintln!("{unlike:x?}");
+            }
+        }
         println!("{}", serde_json::to_string(&figures)?);
     }
     Ok(())

@@ -44,14 +44,17 @@ struct Read {
     sections: HashMap<&'static str, (u64, Bytes)>,
 }
 
+/// Files by device, inode and path.
+#[derive(Default)]
+pub struct Files(HashMap<String, Option<Rc<Read>>>);
+
 const SECTIONS: [&str; 4] = [".text", ".eh_frame", ".eh_frame_hdr", ".debug_frame"];
 
 impl Image {
-    /// Reads what a process has mapped now.
-    pub fn of(pid: u32) -> Result<Self> {
+    /// Reads what a process has mapped now. `files` holds what was read before.
+    pub fn of(pid: u32, files: &mut Files) -> Result<Self> {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).context("the process is gone")?;
         let mut image = Self { mapped: Vec::new(), unwinder: UnwinderX86_64::new(), cache: CacheX86_64::new() };
-        let mut files: HashMap<String, Option<Rc<Read>>> = HashMap::new();
         for line in maps.lines() {
             let mut fields = line.split_ascii_whitespace();
             let (Some(range), Some(rights), Some(offset)) = (fields.next(), fields.next(), fields.next()) else {
@@ -63,14 +66,16 @@ impl Image {
             let (start, end) = range.split_once('-').context("a range without an end")?;
             let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
             let offset = u64::from_str_radix(offset, 16)?;
-            let name = fields.nth(2).unwrap_or_default().to_owned();
-            let read = files.entry(name.clone()).or_insert_with(|| read(pid, &name, range).map(Rc::new)).clone();
+            let (device, inode) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+            let name = fields.next().unwrap_or_default();
+            let key = format!("{device} {inode} {name}");
+            let read = files.0.entry(key).or_insert_with(|| read(pid, name, range).map(Rc::new)).clone();
             let (table, offset) = match &read {
                 Some(read) => (read.table.clone(), offset),
                 None => (None, offset),
             };
             if let Some(read) = &read {
-                image.tell(&name, read, (start, end, offset));
+                image.tell(name, read, (start, end, offset));
             }
             image.mapped.push(Mapped { start, end, offset, table });
         }
@@ -128,10 +133,8 @@ fn read(pid: u32, name: &str, range: &str) -> Option<Read> {
         return None;
     };
     let elf = object::File::parse(&*bytes).ok()?;
-    let segments = elf
-        .segments()
-        .map(|segment| (segment.address(), segment.file_range().0, segment.file_range().1))
-        .collect();
+    let segments =
+        elf.segments().map(|segment| (segment.address(), segment.file_range().0, segment.file_range().1)).collect();
     let sections = SECTIONS
         .into_iter()
         .filter_map(|name| {

@@ -95,9 +95,7 @@ impl Ring {
             ..Attributes::default()
         };
         // SAFETY: the attributes are a valid structure of the size they say.
-        let fd = unsafe {
-            libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, cpu, -1, CLOSE_ON_EXEC)
-        };
+        let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attributes, -1, cpu, -1, CLOSE_ON_EXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
