@@ -9,6 +9,7 @@ mod examples;
 mod object;
 mod page;
 mod setup;
+mod stacks;
 mod step;
 mod test;
 mod toolchain;
@@ -31,6 +32,7 @@ enum Xtask {
     Vm(vm::Vm),
     Coverage(coverage::Coverage),
     Bench(bench::Bench),
+    Stacks(stacks::Stacks),
     DeployCheck(deploy::DeployCheck),
     PageTest(page::PageTest),
     Examples(examples::Examples),
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Xtask::Vm(command) => command.run(),
         Xtask::Coverage(command) => command.run(),
         Xtask::Bench(command) => command.run(),
+        Xtask::Stacks(command) => command.run(),
         Xtask::DeployCheck(command) => command.run(),
         Xtask::PageTest(command) => command.run(),
         Xtask::Examples(command) => command.run(),

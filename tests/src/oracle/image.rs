@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use framehop::x86_64::{CacheX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, Module, Unwinder};
-use object::{Object, ObjectSection, ObjectSegment};
+use object::{Object, ObjectSection, ObjectSegment, SegmentFlags};
 use profiler::process::unwind::{Limits, Table, build};
 
 /// Bytes of a section, shared by the mappings of a file.
@@ -43,6 +43,10 @@ struct Read {
     segments: Vec<(u64, u64, u64)>,
     sections: HashMap<&'static str, (u64, Bytes)>,
 }
+
+const PAGE: u64 = 4096;
+/// Of a segment that holds code.
+const PF_X: u32 = 1;
 
 /// Files by device, inode and path.
 #[derive(Default)]
@@ -94,9 +98,10 @@ impl Image {
     }
 
     fn tell(&mut self, name: &str, read: &Read, (start, end, offset): (u64, u64, u64)) {
-        let holds = |(_, file, size): &&(u64, u64, u64)| (*file..file + size).contains(&offset);
+        // A mapping begins at a page, its segment maybe inside it.
+        let holds = |(_, file, size): &&(u64, u64, u64)| (file / PAGE * PAGE..file + size).contains(&offset);
         let Some((address, file, _)) = read.segments.iter().find(holds) else { return };
-        let bias = start.wrapping_sub(address + (offset - file));
+        let bias = start.wrapping_sub(*address).wrapping_add(*file).wrapping_sub(offset);
         let section = |name| read.sections.get(name);
         let range = |name| section(name).map(|(address, bytes): &(u64, Bytes)| *address..address + bytes.len() as u64);
         let data = |name| section(name).map(|(_, bytes)| bytes.clone());
@@ -133,8 +138,11 @@ fn read(pid: u32, name: &str, range: &str) -> Option<Read> {
         return None;
     };
     let elf = object::File::parse(&*bytes).ok()?;
-    let segments =
-        elf.segments().map(|segment| (segment.address(), segment.file_range().0, segment.file_range().1)).collect();
+    let segments = elf
+        .segments()
+        .filter(|segment| matches!(segment.flags(), SegmentFlags::Elf { p_flags, .. } if p_flags & PF_X != 0))
+        .map(|segment| (segment.address(), segment.file_range().0, segment.file_range().1))
+        .collect();
     let sections = SECTIONS
         .into_iter()
         .filter_map(|name| {
