@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use profiler_ebpf::unwind::Stop;
+use profiler_ebpf::unwind::{Rule, Stop};
 use serde::Serialize;
 
 use image::{Files, Image};
@@ -51,8 +51,8 @@ pub struct Comparison {
     pub frames_beyond: u64,
     /// Stacks of which framehop found no caller: nothing to compare.
     pub alone: u64,
-    /// Stacks whose innermost code was made at run time: nothing describes it, and framehop guesses.
-    pub made_at_run_time: u64,
+    /// Stacks whose innermost code nothing describes (made at run time, or assembled): framehop guesses there.
+    pub undescribed: u64,
     /// Some that are not alike: the innermost address, how many frames agree, our frames, theirs.
     #[serde(skip)]
     pub unlike: Vec<(u32, usize, Vec<u64>, Vec<u64>)>,
@@ -95,8 +95,8 @@ pub fn compare(duration: Duration, frequency: u64, wanted: impl Fn(u32) -> bool)
 
 fn count(comparison: &mut Comparison, process: &mut Image, snapshot: &Snapshot) {
     const KEPT: usize = 20;
-    if process.at(snapshot.registers[0]).is_none_or(|mapped| mapped.table.is_none()) {
-        comparison.made_at_run_time += 1;
+    if process.rule(snapshot.registers[0]).is_none_or(|rule| rule == Rule::no_info()) {
+        comparison.undescribed += 1;
         return;
     }
     let (ours, stop) = ours::walk(process, snapshot);

@@ -8,8 +8,10 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use framehop::x86_64::{CacheX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, Module, Unwinder};
+use object::elf::PF_X;
 use object::{Object, ObjectSection, ObjectSegment, SegmentFlags};
 use profiler::process::unwind::{Limits, Table, build};
+use profiler_ebpf::unwind::Rule;
 
 /// Bytes of a section, shared by the mappings of a file.
 pub type Bytes = Rc<[u8]>;
@@ -45,8 +47,6 @@ struct Read {
 }
 
 const PAGE: u64 = 4096;
-/// Of a segment that holds code.
-const PF_X: u32 = 1;
 
 /// Files by device, inode and path.
 #[derive(Default)]
@@ -91,8 +91,15 @@ impl Image {
         self.at(address).is_some()
     }
 
+    /// The rule of the code at an address.
+    pub fn rule(&self, address: u64) -> Option<Rule> {
+        let mapped = self.at(address)?;
+        let offset = address - mapped.start + mapped.offset;
+        Some(mapped.table.as_ref().map_or(Rule::no_info(), |table| table.rule_at(offset)))
+    }
+
     /// The mapping that an address is in.
-    pub fn at(&self, address: u64) -> Option<&Mapped> {
+    fn at(&self, address: u64) -> Option<&Mapped> {
         let after = self.mapped.partition_point(|mapped| mapped.start <= address);
         self.mapped.get(after.checked_sub(1)?).filter(|mapped| address < mapped.end)
     }
@@ -140,7 +147,7 @@ fn read(pid: u32, name: &str, range: &str) -> Option<Read> {
     let elf = object::File::parse(&*bytes).ok()?;
     let segments = elf
         .segments()
-        .filter(|segment| matches!(segment.flags(), SegmentFlags::Elf { p_flags, .. } if p_flags & PF_X != 0))
+        .filter(|segment| matches!(segment.flags(), SegmentFlags::Elf { p_flags, .. } if p_flags.contains(PF_X)))
         .map(|segment| (segment.address(), segment.file_range().0, segment.file_range().1))
         .collect();
     let sections = SECTIONS
