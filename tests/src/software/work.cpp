@@ -15,7 +15,7 @@ struct Node {
 };
 struct Leaf : Node {
     long value(int depth) const override {
-        if (reinterpret_cast<std::uintptr_t>(this) % 5 == 4) throw std::runtime_error("deep");
+        if (reinterpret_cast<std::uintptr_t>(this) % 61 == 8) throw std::runtime_error("deep");
         return depth;
     }
 };
