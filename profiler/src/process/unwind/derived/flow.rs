@@ -185,7 +185,7 @@ impl<'t> Flow<'t> {
     fn makes_sense(&self, function: u32, way: Way) -> bool {
         self.functions
             .get(function as usize)
-            .is_some_and(|function| !function.broken && !(function.weakly_broken && way == Way::Weak))
+            .is_some_and(|function| !(function.broken || function.weakly_broken && way == Way::Weak))
     }
 
     /// Follows the function that begins at an address.
@@ -313,9 +313,10 @@ impl<'t> Flow<'t> {
         loop {
             if !is_first && self.begins_another(function, address) {
                 // Behind the function's last instruction lies another function: that one is fallen into, or never run.
-                return if state.is_back() {
-                    self.tail(function, address)
-                };
+                if state.is_back() {
+                    self.tail(function, address);
+                }
+                return;
             }
             if address >= open_until {
                 match self.described.open_until(address) {

@@ -12,7 +12,7 @@ use crate::process::unwind::{Limits, agreement, build};
 
 /// Functions as compilers write them: arguments on the stack, a frame pointer for a size that is not constant, a table of
 /// jumps, an early way out, a call that does not return in the middle.
-const SOURCE: &str = r#"
+const SOURCE: &str = r"
 #include <stdlib.h>
 #include <string.h>
 volatile long sink;
@@ -48,7 +48,7 @@ int main(int count, char **arguments) {
     for (long i = 0; i < 1000 * count; i++) sum += chosen(i + arguments[0][0]);
     return (int)sum;
 }
-"#;
+";
 
 fn compile(directory: &Path, flags: &[&str]) -> std::path::PathBuf {
     let (source, program) = (directory.join("code.c"), directory.join(format!("code{}", flags.concat())));
