@@ -48,29 +48,33 @@ pub fn describe(record: *mut u8, task: Task, slot: &TaskSlot) {
 #[inline(always)]
 fn remote(sock: u64, peer: &mut Peer) {
     let family: u16 = read(sock, offset!(sock_family));
-    let (address, length) = match family {
-        AF_INET => (sock + u64::from(offset!(sock_remote_ipv4)), 4),
-        AF_INET6 => (sock + u64::from(offset!(sock_remote_ipv6)), 16),
+    let length = match family {
+        AF_INET => copy::<4>(sock + u64::from(offset!(sock_remote_ipv4)), peer),
+        AF_INET6 => copy::<16>(sock + u64::from(offset!(sock_remote_ipv6)), peer),
         AF_UNIX => {
-            let other = word(sock, offset!(unix_peer));
-            let name = word(other, offset!(unix_address));
+            let name = word(word(sock, offset!(unix_peer)), offset!(unix_address));
             let length: u32 = read(name, offset!(unix_address_length));
-            if name == 0 || length <= SUN_PATH {
+            let path = name + u64::from(offset!(unix_address_name) + SUN_PATH);
+            // What lies behind a short path is cut off by its length.
+            if name == 0 || length <= SUN_PATH || copy::<ADDRESS_BYTES>(path, peer) == 0 {
                 return;
             }
-            (name + u64::from(offset!(unix_address_name) + SUN_PATH), length - SUN_PATH)
+            length - SUN_PATH
         }
         _ => return,
     };
-    let bytes = if length < ADDRESS_BYTES as u32 { length } else { ADDRESS_BYTES as u32 };
-    // SAFETY: at most the array's length is written; the helper checks what it reads.
+    peer.port = read(sock, offset!(sock_remote_port));
+    peer.length = length;
+    peer.family = family;
+}
+
+/// Copies an address of a constant length (which older verifiers need) and returns that; 0 if it cannot be read.
+#[inline(always)]
+fn copy<const BYTES: usize>(address: u64, peer: &mut Peer) -> u32 {
+    // SAFETY: no more than the array's length is written; the helper checks what it reads.
     let failed =
-        unsafe { generated::bpf_probe_read_kernel((&raw mut peer.address).cast(), bytes, address as *const _) };
-    if failed == 0 {
-        peer.port = read(sock, offset!(sock_remote_port));
-        peer.length = length;
-        peer.family = family;
-    }
+        unsafe { generated::bpf_probe_read_kernel((&raw mut peer.address).cast(), BYTES as u32, address as *const _) };
+    if failed == 0 { BYTES as u32 } else { 0 }
 }
 
 #[inline(always)]

@@ -24,7 +24,7 @@ pub struct Peers {
 impl Peers {
     /// `ip:port` or a UNIX socket's path; `None` where there is no peer, or one too many.
     pub fn text(&mut self, peer: &Peer) -> Option<Arc<str>> {
-        if peer.family == 0 {
+        if peer.family == 0 || peer.length == 0 {
             return None;
         }
         let mut key = *peer;
