@@ -2,6 +2,7 @@
 //!
 //! `profiler/tests/fuzz_corpus.rs` replays the corpus through the same code, without a fuzzer.
 
+pub mod daemon_input;
 pub mod elf;
 pub mod recording;
 pub mod unwind_table;

@@ -2,7 +2,7 @@
 //!
 //! Data goes one way through the rooms: [`kernel`] drains raw windows; [`process`], [`symbol`] and [`container`] give
 //! them names; [`collect`] runs a collection and fills a [`profile`]; [`target`] analyses it; [`diff`] compares two;
-//! [`output`] writes it; [`daemon`] keeps and serves it; [`cli`] is the thin front. No room reaches back.
+//! [`output`] writes it; [`daemon`] keeps and serves it; [`cli`] is the thin front; `memory` tells the allocator what all of them want of it. No room reaches back.
 
 pub mod cli;
 pub mod collect;
@@ -10,6 +10,7 @@ pub mod container;
 pub mod daemon;
 pub mod diff;
 pub mod kernel;
+mod memory;
 pub mod output;
 pub mod process;
 pub mod profile;

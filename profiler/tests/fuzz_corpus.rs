@@ -4,6 +4,8 @@
 
 use std::path::Path;
 
+#[path = "../../fuzz/src/daemon_input.rs"]
+mod daemon_input;
 #[path = "../../fuzz/src/elf.rs"]
 mod elf;
 #[path = "../../fuzz/src/recording.rs"]
@@ -38,4 +40,9 @@ fn stacks_that_fuzzing_found_are_walked_to_an_end() {
 #[test]
 fn recordings_that_fuzzing_found_are_refused_or_read() {
     replay("recording", recording::run);
+}
+
+#[test]
+fn what_fuzzing_wrote_to_the_daemon_is_taken_or_refused_in_words() {
+    replay("daemon_input", daemon_input::run);
 }

@@ -13,10 +13,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use profiler_ebpf::unwind::Stop;
+use profiler_ebpf::unwind::{Rule, Stop};
 use serde::Serialize;
 
-use image::Image;
+use image::{Files, Image};
 use sampler::Sampler;
 
 /// One stack as the kernel copied it.
@@ -51,6 +51,8 @@ pub struct Comparison {
     pub frames_beyond: u64,
     /// Stacks of which framehop found no caller: nothing to compare.
     pub alone: u64,
+    /// Stacks whose innermost code nothing describes (made at run time, or assembled): framehop guesses there.
+    pub undescribed: u64,
     /// Some that are not alike: the innermost address, how many frames agree, our frames, theirs.
     #[serde(skip)]
     pub unlike: Vec<(u32, usize, Vec<u64>, Vec<u64>)>,
@@ -68,6 +70,7 @@ pub fn compare(duration: Duration, frequency: u64, wanted: impl Fn(u32) -> bool)
     let mut sampler = Sampler::open(frequency)?;
     let until = Instant::now() + duration;
     let mut processes: HashMap<u32, Option<Image>> = HashMap::new();
+    let mut files = Files::default();
     let mut comparison = Comparison::default();
     let mut snapshots = Vec::new();
     while Instant::now() < until {
@@ -75,10 +78,12 @@ pub fn compare(duration: Duration, frequency: u64, wanted: impl Fn(u32) -> bool)
         sampler.drain(&mut snapshots);
         for snapshot in snapshots.drain(..) {
             let pid = snapshot.pid;
-            let process = processes.entry(pid).or_insert_with(|| if wanted(pid) { Image::of(pid).ok() } else { None });
+            let process = processes
+                .entry(pid)
+                .or_insert_with(|| if wanted(pid) { Image::of(pid, &mut files).ok() } else { None });
             let Some(process) = process else { continue };
             if !process.covers(snapshot.registers[0])
-                && let Ok(fresh) = Image::of(pid)
+                && let Ok(fresh) = Image::of(pid, &mut files)
             {
                 *process = fresh;
             }
@@ -90,6 +95,10 @@ pub fn compare(duration: Duration, frequency: u64, wanted: impl Fn(u32) -> bool)
 
 fn count(comparison: &mut Comparison, process: &mut Image, snapshot: &Snapshot) {
     const KEPT: usize = 20;
+    if process.rule(snapshot.registers[0]).is_none_or(|rule| rule == Rule::no_info()) {
+        comparison.undescribed += 1;
+        return;
+    }
     let (ours, stop) = ours::walk(process, snapshot);
     let theirs = theirs::walk(process, snapshot);
     if theirs.len() < 2 {

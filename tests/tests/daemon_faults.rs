@@ -163,7 +163,7 @@ fn a_runtime_that_hangs_or_talks_nonsense_delays_no_window() -> Result<()> {
     let babbling = UnixListener::bind(path("babbling.sock"))?;
     thread::spawn(move || {
         for mut stream in babbling.incoming().flatten() {
-            drop(stream.write_all(&[0x5a; 100_000]));
+            drop(stream.write_all(&vec![0x5a; 100_000]));
         }
     });
     drop(UnixListener::bind(path("refusing.sock"))?);

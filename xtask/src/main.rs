@@ -9,6 +9,7 @@ mod examples;
 mod object;
 mod page;
 mod setup;
+mod stacks;
 mod step;
 mod test;
 mod toolchain;
@@ -33,6 +34,7 @@ enum Xtask {
     Coverage(coverage::Coverage),
     Bench(bench::Bench),
     BenchDaemon(bench::BenchDaemon),
+    Stacks(stacks::Stacks),
     DeployCheck(deploy::DeployCheck),
     PageTest(page::PageTest),
     Examples(examples::Examples),
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Xtask::Coverage(command) => command.run(),
         Xtask::Bench(command) => command.run(),
         Xtask::BenchDaemon(command) => command.run(),
+        Xtask::Stacks(command) => command.run(),
         Xtask::DeployCheck(command) => command.run(),
         Xtask::PageTest(command) => command.run(),
         Xtask::Examples(command) => command.run(),

@@ -46,6 +46,24 @@ pub const EXAMPLES: Group = Group {
         "nginx-light",
     ],
 };
+/// Whose stacks `cargo xtask stacks` looks at, and what puts load on them.
+pub const STACKS: Group = Group {
+    name: "software whose stacks are measured",
+    packages: &[
+        "redis-server",
+        "redis-tools",
+        "nginx-light",
+        "wrk",
+        "postgresql-15",
+        "postgresql-client-common",
+        "nodejs",
+        "python3",
+        "golang-go",
+        "g++",
+        "musl-tools",
+        "busybox-static",
+    ],
+};
 /// What reads coverage counters.
 pub const COVERAGE: Group = Group { name: "coverage", packages: &["llvm-22"] };
 /// What the validators are not themselves: the interpreter, promtool, and the browser with its driver.
@@ -74,6 +92,9 @@ pub struct Setup {
     /// The tools that `cargo xtask bench` compares with.
     #[arg(long)]
     bench: bool,
+    /// The software that `cargo xtask stacks` measures.
+    #[arg(long)]
+    stacks: bool,
     /// What checks deploy/ and drives the browser.
     #[arg(long)]
     validators: bool,
@@ -95,6 +116,7 @@ impl Setup {
                 || self.daemon
                 || self.bench
                 || self.examples
+                || self.stacks
                 || self.validators);
         let wanted = [
             (self.containers, CONTAINERS),
@@ -102,6 +124,7 @@ impl Setup {
             (self.daemon, DAEMON),
             (self.bench, BENCH),
             (self.examples, EXAMPLES),
+            (self.stacks, STACKS),
         ];
         for (asked, group) in wanted {
             if all || asked {

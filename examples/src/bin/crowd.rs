@@ -138,7 +138,7 @@ fn main() -> Result<()> {
     println!("{{\"containers\": {}}}", crowd.len());
     let pause = match options.churn {
         0 => Duration::from_secs(1),
-        churn => Duration::from_secs(60) / churn,
+        churn => Duration::from_mins(1) / churn,
     };
     let (mut guests, mut number) = (VecDeque::new(), options.count);
     while !has_ended(pause) {

@@ -24,6 +24,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::memory;
+
 pub use input::WrongUsage;
 
 /// Per-container on-CPU, off-CPU and syscall profiles of this host, measured with eBPF.
@@ -100,6 +102,7 @@ impl From<Status> for ExitCode {
 
 /// Runs the program with the process's arguments; the exit status is the one that `INTERFACE` promises.
 pub fn run() -> ExitCode {
+    memory::be_modest();
     run_with(std::env::args_os()).into()
 }
 

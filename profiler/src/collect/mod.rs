@@ -6,6 +6,7 @@
 
 mod assemble;
 mod command;
+mod first;
 mod gaps;
 mod machine;
 mod peers;
@@ -38,6 +39,7 @@ use crate::{
         Counter, Event, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordHeader,
         RecordKind, filter,
     },
+    memory,
     process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, UnwinderOptions},
     profile::{OffCpuReason, Profile},
     symbol::{self, SymbolError, Symbolizer},
@@ -199,6 +201,7 @@ impl Collection {
             resolver.settle(NAMES_AT_START);
             options.selection.check(&resolver.describe_all())?;
         }
+        let mut first: Vec<Pid> = options.processes.iter().copied().map(Pid).collect();
         let mut kernel = Kernel::start(KernelOptions {
             frequency_hz: options.on_cpu.then_some(options.frequency_hz),
             off_cpu: options.off_cpu,
@@ -219,7 +222,10 @@ impl Collection {
         })?;
         symbolizer.warm_up()?;
         if let Some(maps) = kernel.take_unwind_maps() {
-            let first = options.processes.iter().copied().map(Pid).collect();
+            if filtered {
+                let all = resolver.describe_all();
+                first.extend(first::processes_of(all.iter().filter(|one| options.selection.matches(one))));
+            }
             tracker.unwind(maps, UnwinderOptions::default(), first, TABLES_AT_START)?;
         }
         kernel.begin()?;
@@ -252,6 +258,8 @@ impl Collection {
         };
         this.follow_containers();
         this.note_pressure();
+        // What the loading took is many times what goes on to be needed.
+        memory::give_back();
         Ok(this)
     }
 

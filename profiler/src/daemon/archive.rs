@@ -13,13 +13,13 @@ use serde_json::Value;
 use super::{
     collector::Collected,
     history::{Entry, Step, Summary, merged},
-    memory,
     metrics::{labels::Owner, own::TargetFigures},
     push::Pushers,
     shared::Shared,
     storage::Storage,
 };
 use crate::{
+    memory,
     output::{Scope, WriteOptions, report_json},
     profile::{Profile, Selection},
 };

@@ -10,7 +10,7 @@ pub mod collector;
 pub mod flame;
 pub mod history;
 pub mod http;
-pub mod memory;
+
 pub mod metrics;
 pub mod push;
 pub mod query;
@@ -93,7 +93,6 @@ pub fn unix_ns() -> u64 {
 /// Runs until SIGTERM or SIGINT. `listening` is told the address once requests are answered.
 pub fn run(sources: Sources, listening: impl FnOnce(SocketAddr)) -> Result<(), DaemonError> {
     let system = |what| move |error| DaemonError::System { what, error };
-    memory::be_modest();
     // Whatever can be refused is refused before anything is attached.
     let settings = sources.read()?;
     let gate = Gate::new(settings.web_config.clone())?;

@@ -335,6 +335,11 @@ pub fn parse(text: &str) -> Result<Layer, String> {
     serde_saphyr::from_str(text).map_err(|error| error.to_string())
 }
 
+/// The settings that a file's text alone makes.
+pub fn settled(text: &str) -> Result<Settings, String> {
+    settle(&Layer::default(), parse(text)?).map_err(|error| error.to_string())
+}
+
 fn settle(above: &Layer, below: Layer) -> Result<Settings, SettingsError> {
     let (collect, under) = (&above.collect, below.collect);
     let window = pick(above.window, below.window).map_or(Duration::from_secs(10), |window| window.0);

@@ -138,7 +138,7 @@ fn legend() -> String {
         .iter()
         .map(|(name, Color { r, g, b })| format!("<tspan style=\"fill:rgb({r},{g},{b})\">■</tspan> {name}"))
         .collect();
-    format!("<text id=\"legend\" x=\"100\" y=\"24\" style=\"font-size:11px\">{}</text>", spans.join("  "))
+    format!("<text id=\"legend\" x=\"10\" y=\"12\" style=\"font-size:10px\">{}</text>", spans.join("  "))
 }
 
 /// A picture that says that there is nothing to see, and why that may be.

@@ -31,6 +31,10 @@ const START_TOLERANCE_NS: u64 = 30_000_000;
 /// Programs that one process became, and processes that had one pid, of which the mappings are kept.
 const HISTORY: usize = 8;
 
+/// CPU ticks in a million milliseconds from which on a program will be sampled as soon as sampling begins: 2 % of one CPU, where
+/// a second has a hundred ticks.
+const BUSY_RATE: u64 = 2000;
+
 /// Ancestors whose view of the file system is tried for a process that is gone.
 const ANCESTORS: usize = 4;
 
@@ -428,7 +432,9 @@ impl ProcessTable {
         }
         programs.sort_by_key(|(first, rate, _)| std::cmp::Reverse((*first, *rate)));
         if let Some(unwinder) = &mut self.unwinder {
-            unwinder.build_ahead(programs.into_iter().map(|(.., mappings)| mappings));
+            unwinder.build_ahead(programs.into_iter().map(|(first, rate, mappings)| {
+                (mappings, if first || rate >= BUSY_RATE { Ask::Now } else { Ask::Later })
+            }));
         }
     }
 

@@ -61,7 +61,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lines: false, cached_addresses: 65_536, image_bytes: 32 << 20 }
+        Self { lines: false, cached_addresses: 65_536, image_bytes: 8 << 20 }
     }
 }
 

@@ -19,6 +19,11 @@ fn main() -> Result<()> {
             bail!("{} needs {program}: run `cargo xtask setup --stacks`", software.name);
         }
         let figures: Figures = measure(software, Duration::from_secs(seconds))?;
+        if std::env::var_os("STACKS_UNLIKE").is_some() {
+            for unlike in figures.comparison.iter().flat_map(|comparison| &comparison.unlike) {
+                eprintln!("{unlike:x?}");
+            }
+        }
         println!("{}", serde_json::to_string(&figures)?);
     }
     Ok(())

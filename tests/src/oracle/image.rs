@@ -8,8 +8,10 @@ use std::rc::Rc;
 use anyhow::{Context, Result};
 use framehop::x86_64::{CacheX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, Module, Unwinder};
-use object::{Object, ObjectSection, ObjectSegment};
+use object::elf::PF_X;
+use object::{Object, ObjectSection, ObjectSegment, SegmentFlags};
 use profiler::process::unwind::{Limits, Table, build};
+use profiler_ebpf::unwind::Rule;
 
 /// Bytes of a section, shared by the mappings of a file.
 pub type Bytes = Rc<[u8]>;
@@ -44,14 +46,19 @@ struct Read {
     sections: HashMap<&'static str, (u64, Bytes)>,
 }
 
+const PAGE: u64 = 4096;
+
+/// Files by device, inode and path.
+#[derive(Default)]
+pub struct Files(HashMap<String, Option<Rc<Read>>>);
+
 const SECTIONS: [&str; 4] = [".text", ".eh_frame", ".eh_frame_hdr", ".debug_frame"];
 
 impl Image {
-    /// Reads what a process has mapped now.
-    pub fn of(pid: u32) -> Result<Self> {
+    /// Reads what a process has mapped now. `files` holds what was read before.
+    pub fn of(pid: u32, files: &mut Files) -> Result<Self> {
         let maps = fs::read_to_string(format!("/proc/{pid}/maps")).context("the process is gone")?;
         let mut image = Self { mapped: Vec::new(), unwinder: UnwinderX86_64::new(), cache: CacheX86_64::new() };
-        let mut files: HashMap<String, Option<Rc<Read>>> = HashMap::new();
         for line in maps.lines() {
             let mut fields = line.split_ascii_whitespace();
             let (Some(range), Some(rights), Some(offset)) = (fields.next(), fields.next(), fields.next()) else {
@@ -63,14 +70,16 @@ impl Image {
             let (start, end) = range.split_once('-').context("a range without an end")?;
             let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
             let offset = u64::from_str_radix(offset, 16)?;
-            let name = fields.nth(2).unwrap_or_default().to_owned();
-            let read = files.entry(name.clone()).or_insert_with(|| read(pid, &name, range).map(Rc::new)).clone();
+            let (device, inode) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+            let name = fields.next().unwrap_or_default();
+            let key = format!("{device} {inode} {name}");
+            let read = files.0.entry(key).or_insert_with(|| read(pid, name, range).map(Rc::new)).clone();
             let (table, offset) = match &read {
                 Some(read) => (read.table.clone(), offset),
                 None => (None, offset),
             };
             if let Some(read) = &read {
-                image.tell(&name, read, (start, end, offset));
+                image.tell(name, read, (start, end, offset));
             }
             image.mapped.push(Mapped { start, end, offset, table });
         }
@@ -82,16 +91,24 @@ impl Image {
         self.at(address).is_some()
     }
 
+    /// The rule of the code at an address.
+    pub fn rule(&self, address: u64) -> Option<Rule> {
+        let mapped = self.at(address)?;
+        let offset = address - mapped.start + mapped.offset;
+        Some(mapped.table.as_ref().map_or(Rule::no_info(), |table| table.rule_at(offset)))
+    }
+
     /// The mapping that an address is in.
-    pub fn at(&self, address: u64) -> Option<&Mapped> {
+    fn at(&self, address: u64) -> Option<&Mapped> {
         let after = self.mapped.partition_point(|mapped| mapped.start <= address);
         self.mapped.get(after.checked_sub(1)?).filter(|mapped| address < mapped.end)
     }
 
     fn tell(&mut self, name: &str, read: &Read, (start, end, offset): (u64, u64, u64)) {
-        let holds = |(_, file, size): &&(u64, u64, u64)| (*file..file + size).contains(&offset);
+        // A mapping begins at a page, its segment maybe inside it.
+        let holds = |(_, file, size): &&(u64, u64, u64)| (file / PAGE * PAGE..file + size).contains(&offset);
         let Some((address, file, _)) = read.segments.iter().find(holds) else { return };
-        let bias = start.wrapping_sub(address + (offset - file));
+        let bias = start.wrapping_sub(*address).wrapping_add(*file).wrapping_sub(offset);
         let section = |name| read.sections.get(name);
         let range = |name| section(name).map(|(address, bytes): &(u64, Bytes)| *address..address + bytes.len() as u64);
         let data = |name| section(name).map(|(_, bytes)| bytes.clone());
@@ -128,8 +145,11 @@ fn read(pid: u32, name: &str, range: &str) -> Option<Read> {
         return None;
     };
     let elf = object::File::parse(&*bytes).ok()?;
-    let segments =
-        elf.segments().map(|segment| (segment.address(), segment.file_range().0, segment.file_range().1)).collect();
+    let segments = elf
+        .segments()
+        .filter(|segment| matches!(segment.flags(), SegmentFlags::Elf { p_flags, .. } if p_flags.contains(PF_X)))
+        .map(|segment| (segment.address(), segment.file_range().0, segment.file_range().1))
+        .collect();
     let sections = SECTIONS
         .into_iter()
         .filter_map(|name| {

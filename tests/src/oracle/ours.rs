@@ -18,9 +18,7 @@ struct OfProcess<'i>(&'i Image);
 
 impl Tables for OfProcess<'_> {
     fn rule(&mut self, address: u64) -> Result<Rule, Stop> {
-        let mapped = self.0.at(address).ok_or(Stop::NoMapping)?;
-        let offset = address - mapped.start + mapped.offset;
-        Ok(mapped.table.as_ref().map_or(Rule::no_info(), |table| table.rule_at(offset)))
+        self.0.rule(address).ok_or(Stop::NoMapping)
     }
 }
 

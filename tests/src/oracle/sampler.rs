@@ -78,7 +78,7 @@ impl Sampler {
 
 struct Ring {
     _file: File,
-    base: NonNull<u8>,
+    base: NonNull<AtomicU64>,
 }
 
 impl Ring {
@@ -121,7 +121,7 @@ impl Ring {
     /// The positions up to which the kernel has written and we have read, `data_head` and `data_tail` of the first page.
     fn position(&self, at: usize) -> &AtomicU64 {
         // SAFETY: inside the first page, aligned, and alive as long as the mapping is.
-        unsafe { &*self.base.as_ptr().add(at).cast::<AtomicU64>() }
+        unsafe { self.base.add(at / size_of::<AtomicU64>()).as_ref() }
     }
 
     fn drain(&mut self, snapshots: &mut Vec<Snapshot>) {
@@ -150,7 +150,7 @@ impl Ring {
         let mut bytes = vec![0; length];
         // SAFETY: both pieces lie inside the ring, which the kernel does not write before the tail is moved past them.
         unsafe {
-            let ring = self.base.as_ptr().add(PAGE);
+            let ring = self.base.cast::<u8>().as_ptr().add(PAGE);
             ring.add(start).copy_to_nonoverlapping(bytes.as_mut_ptr(), first);
             ring.copy_to_nonoverlapping(bytes.as_mut_ptr().add(first), length - first);
         }
@@ -165,11 +165,13 @@ impl Drop for Ring {
     }
 }
 
+/// `PERF_SAMPLE_REGS_ABI_64`.
+const ABI_64: u64 = 2;
+
 /// A sample: process and thread, registers, stack. None where there is no user space.
 fn parse(record: &[u8]) -> Option<Snapshot> {
     let long = |at: usize| record.get(at..)?.first_chunk().copied().map(u64::from_le_bytes);
     let pid = u32::from_le_bytes(record.get(..4)?.try_into().ok()?);
-    const ABI_64: u64 = 2;
     if long(8)? != ABI_64 {
         return None;
     }

@@ -1,5 +1,6 @@
 // Containers, callbacks, virtual calls, exceptions, recursion.
 #include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -14,7 +15,7 @@ struct Node {
 };
 struct Leaf : Node {
     long value(int depth) const override {
-        if (depth % 5 == 4) throw std::runtime_error("deep");
+        if (reinterpret_cast<std::uintptr_t>(this) % 61 == 8) throw std::runtime_error("deep");
         return depth;
     }
 };
@@ -49,7 +50,7 @@ void work() {
         for (int i = 0; i < 2000; i++) words["word " + std::to_string(i * 7919 % 503)]++;
         std::vector<std::string> keys;
         for (const auto &word : words) keys.push_back(word.first);
-        std::sort(keys.begin(), keys.end(), [](const std::string &a, const std::string &b) { return a.size() < b.size() || b < a; });
+        std::sort(keys.begin(), keys.end(), [](const std::string &a, const std::string &b) { return b < a; });
         std::function<long(long)> fibonacci = [&](long n) { return n < 2 ? n : fibonacci(n - 1) + fibonacci(n - 2); };
         sink = sink + fibonacci(16);
     }

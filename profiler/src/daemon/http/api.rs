@@ -101,7 +101,7 @@ pub async fn coverage(State(context): Shared, uri: Uri, headers: HeaderMap) -> A
 /// `/api/v1/overhead`
 pub async fn overhead(State(context): Shared, uri: Uri, headers: HeaderMap) -> Answer {
     reported(&context, &uri, &headers, |report, _| {
-        let resident = crate::daemon::memory::resident_bytes();
+        let resident = crate::memory::resident_bytes();
         json!({ "window": report.window, "overhead": report.overhead, "agent_resident_bytes": resident })
     })
     .await

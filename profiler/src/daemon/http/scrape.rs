@@ -12,9 +12,9 @@ use super::{
     Context,
     answer::{Refusal, bytes, takes_gzip},
 };
-use crate::daemon::{
+use crate::{
+    daemon::metrics::{Exposition, Format, own::Now, protobuf::Protobuf, series::View, text::Text},
     memory::resident_bytes,
-    metrics::{Exposition, Format, own::Now, protobuf::Protobuf, series::View, text::Text},
 };
 
 /// `/metrics`

@@ -101,23 +101,14 @@ impl WebConfig {
         let mut files = vec![path.to_owned()];
         let mut read = || -> Result<Self, String> {
             let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-            let blank = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
-            let file: File = if blank {
-                File::default()
-            } else {
-                serde_saphyr::from_str(&text).map_err(|error| error.to_string())?
-            };
-            for (user, hash) in &file.basic_auth_users {
-                check_hash(hash).map_err(|reason| format!("basic_auth_users: {user}: {reason}"))?;
-            }
+            let (file, headers) = parse(&text)?;
             let directory = path.parent().unwrap_or(Path::new("."));
             let tls = file.tls_server_config.map(|tls| tls.settle(directory, &mut files)).transpose()?;
             let client_certificates = tls.as_ref().is_some_and(|(_, required)| *required);
-            let headers = file.http_server_config.headers.iter().map(|(name, value)| header(name, value));
             Ok(Self {
                 tls: tls.map(|(config, _)| Arc::new(config)),
                 users: file.basic_auth_users,
-                headers: headers.collect::<Result<_, _>>()?,
+                headers,
                 client_certificates,
                 stamps: Vec::new(),
             })
@@ -136,6 +127,24 @@ impl WebConfig {
     pub fn is_guarded(&self) -> bool {
         self.client_certificates || !self.users.is_empty()
     }
+}
+
+/// What the file says by itself, without the files that it names.
+fn parse(text: &str) -> Result<(File, Vec<(HeaderName, HeaderValue)>), String> {
+    let blank = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
+    let file: File =
+        if blank { File::default() } else { serde_saphyr::from_str(text).map_err(|error| error.to_string())? };
+    for (user, hash) in &file.basic_auth_users {
+        check_hash(hash).map_err(|reason| format!("basic_auth_users: {user}: {reason}"))?;
+    }
+    let headers = file.http_server_config.headers.iter().map(|(name, value)| header(name, value));
+    let headers = headers.collect::<Result<_, _>>()?;
+    Ok((file, headers))
+}
+
+/// Whether the text makes sense by itself, without the files that it names.
+pub fn check(text: &str) -> Result<(), String> {
+    parse(text).map(drop)
 }
 
 fn check_hash(hash: &str) -> Result<(), String> {

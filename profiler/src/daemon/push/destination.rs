@@ -62,7 +62,7 @@ pub enum Credentials {
 
 /// The address of requests: the server's, with the protocol's path below it unless it ends in that already.
 pub fn url(protocol: Protocol, text: &str) -> Result<Uri, String> {
-    let wrong = |reason: &str| format!("`{text}` {reason}; write http://HOST:PORT or https://HOST");
+    let wrong = |reason: &str| format!("`{}` {reason}; write http://HOST:PORT or https://HOST", without_secret(text));
     let base: Uri = text.parse().map_err(|error| wrong(&format!("is no URL ({error})")))?;
     if !matches!(base.scheme_str(), Some("http" | "https")) {
         return Err(wrong("is not of http or https"));
@@ -82,6 +82,15 @@ pub fn url(protocol: Protocol, text: &str) -> Result<Uri, String> {
     let mut parts = base.into_parts();
     parts.path_and_query = Some(path.parse().map_err(|error| wrong(&format!("has a wrong path ({error})")))?);
     Uri::from_parts(parts).map_err(|error| wrong(&format!("is no URL ({error})")))
+}
+
+/// The text without what stands before the host.
+fn without_secret(text: &str) -> String {
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
+        (None, Some((_, host))) => format!("…@{host}"),
+        (_, None) => text.to_owned(),
+    }
 }
 
 /// Headers as written.
@@ -127,11 +136,13 @@ mod tests {
             ("", "URL"),
             ("ftp://x", "http"),
             ("http://user:secret@host", "file"),
+            ("user:secret@host", "http"),
+            ("http://user:secret@ho st", "URL"),
             ("http://host?x=1", "query"),
             ("http://", "URL"),
         ] {
             let error = url(Protocol::Otlp, text).err().unwrap_or_default();
-            assert!(error.contains(reason), "{text}: {error}");
+            assert!(error.contains(reason) && !error.contains("secret"), "{text}: {error}");
         }
         assert!(headers(&[("X-Scope-OrgID".to_owned(), "a".to_owned())].into()).is_ok());
         for name in ["Authorization", "a b", "Content-Length"] {

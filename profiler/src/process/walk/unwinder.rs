@@ -108,7 +108,7 @@ pub struct Unwinder {
     builder: Builder,
     retired: VecDeque<(u64, Unused)>,
     /// Programs that run already, those first that run most.
-    ahead: VecDeque<Arc<Mappings>>,
+    ahead: VecDeque<(Arc<Mappings>, Ask)>,
     counters: UnwinderCounters,
     rows_told: u64,
     refused_told: u64,
@@ -209,8 +209,9 @@ impl Unwinder {
         }
     }
 
-    /// Has the tables of programs that run already built as long as they fit in what is set aside for that.
-    pub fn build_ahead(&mut self, programs: impl IntoIterator<Item = Arc<Mappings>>) {
+    /// Has the tables of programs that run already built: those that are needed at once in any case, the others as long as they
+    /// fit in what is set aside for that.
+    pub fn build_ahead(&mut self, programs: impl IntoIterator<Item = (Arc<Mappings>, Ask)>) {
         self.ahead.extend(programs);
         self.work();
     }
@@ -244,8 +245,11 @@ impl Unwinder {
                 self.tables.set_progress(number, Progress::NoRoom(monotonic_ns()), &self.maps);
             }
         }
-        while self.builder.under_way() <= 1 && self.used_bytes() < self.options.ahead_bytes {
-            let Some(mappings) = self.ahead.pop_front() else { break };
+        while self.builder.under_way() <= 1 {
+            let there_is_room = self.used_bytes() < self.options.ahead_bytes;
+            let Some((mappings, _)) = self.ahead.pop_front_if(|(_, ask)| *ask == Ask::Now || there_is_room) else {
+                break;
+            };
             self.want(&mappings);
         }
     }

@@ -313,9 +313,10 @@ impl<'t> Flow<'t> {
         loop {
             if !is_first && self.begins_another(function, address) {
                 // Behind the function's last instruction lies another function: that one is fallen into, or never run.
-                return if state.is_back() {
+                if state.is_back() {
                     self.tail(function, address);
-                };
+                }
+                return;
             }
             if address >= open_until {
                 match self.described.open_until(address) {

@@ -1,8 +1,9 @@
 //! Memory that is not needed any more goes back to the system. In: nothing. Out: less resident memory.
 //!
-//! Each window is built, compressed and forgotten, and each request for a range makes and forgets profiles many times as large. glibc
-//! keeps what was freed, for each thread apart: 60 MB of a daemon that needs 20. Told to share one pool, to take large blocks
-//! from the system and to give back what lies unused, it is no slower at what a daemon does.
+//! The kernel's types are read and forgotten, tables and symbols of one binary after the other; a daemon builds, compresses and forgets
+//! window after window, and each request for a range makes and forgets profiles many times as large. glibc keeps what was freed, for
+//! each thread apart: 60 MB of a daemon that needs 20. Told to share two pools, to take large blocks from the system and to give back
+//! what lies unused, it is no slower at what is done here.
 
 /// Blocks from this size on come from the system and go back to it when freed.
 #[cfg(target_env = "gnu")]
