@@ -251,7 +251,7 @@ def run(options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["rounds", "integration", "validate"])
-    parser.add_argument("--users", type=int, default=48, help="users of the closed loop (default 48)")
+    parser.add_argument("--users", type=int, default=64, help="users of the closed loop (default 64)")
     parser.add_argument("--seconds", type=int, default=20, help="how long each round is (default 20, at least 10)")
     parser.add_argument("--quick", action="store_true", help="rounds of 10 seconds, fewer requests by JMeter")
     options = parser.parse_args()

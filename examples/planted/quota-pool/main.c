@@ -1,7 +1,6 @@
 // A thumbnail service of six threads in a container with three tenths of a core: they use the quota up together and
 // then all wait for the next period. Fixed: the limit fits the load.
 #include "meter.h"
-#include <pthread.h>
 
 enum { THREADS = 6 };
 static volatile unsigned sink;
@@ -29,9 +28,7 @@ static void *serve(void *unused) {
 }
 int main(int argc, char **argv) {
     meter_parse(argc, argv);
-    pthread_t threads[THREADS];
     meter_ready();
-    for (int i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, serve, NULL);
-    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    meter_crew(THREADS, serve);
     return meter_report("images");
 }

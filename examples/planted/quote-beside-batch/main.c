@@ -1,7 +1,6 @@
 // A quote service of two threads that shares its CPU with a batch job in another container. Fixed: the batch job weighs
 // next to nothing.
 #include "meter.h"
-#include <pthread.h>
 
 enum { THREADS = 2 };
 static volatile double sink;
@@ -30,9 +29,7 @@ static void *quote(void *unused) {
 }
 int main(int argc, char **argv) {
     meter_parse(argc, argv);
-    pthread_t threads[THREADS];
     meter_ready();
-    for (int i = 0; i < THREADS; i++) pthread_create(&threads[i], NULL, quote, NULL);
-    for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
+    meter_crew(THREADS, quote);
     return meter_report("quotes");
 }

@@ -31,9 +31,7 @@ static void *serve(void *seed) {
 int main(int argc, char **argv) {
     meter_parse(argc, argv);
     for (int i = 0; i < ARTICLES; i++) pthread_mutex_init(&each[i], NULL);
-    pthread_t crew[THREADS];
     meter_ready();
-    for (size_t i = 0; i < THREADS; i++) pthread_create(&crew[i], NULL, serve, (void *)(i + 1));
-    for (int i = 0; i < THREADS; i++) pthread_join(crew[i], NULL);
+    meter_crew(THREADS, serve);
     return meter_report("reservations");
 }

@@ -4,6 +4,7 @@
 #ifndef METER_H
 #define METER_H
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -58,6 +59,12 @@ static inline double meter_next_request(double *due, double rate) {
     }
     *due += 1 / rate;
     return now;
+}
+// So many threads that do the same until the time is over. Each gets its number, from 1.
+static inline void meter_crew(size_t threads, void *(*work)(void *)) {
+    pthread_t crew[threads];
+    for (size_t i = 0; i < threads; i++) pthread_create(&crew[i], NULL, work, (void *)(i + 1));
+    for (size_t i = 0; i < threads; i++) pthread_join(crew[i], NULL);
 }
 static inline int meter_report(const char *unit) {
     double seconds = meter_now() - meter.begun, cpu = meter_clock(CLOCK_PROCESS_CPUTIME_ID) - meter.cpu_begun;

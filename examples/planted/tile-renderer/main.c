@@ -1,6 +1,5 @@
 // Renders map tiles with twelve threads on one CPU; the work is spread over many passes. Fixed: one thread.
 #include "meter.h"
-#include <pthread.h>
 
 static volatile unsigned sink;
 static unsigned roads(unsigned s) { for (int i = 0; i < 90000; i++) s = s * 1664525 + 1013904223; return s; }
@@ -21,9 +20,7 @@ static void *render(void *unused) {
 int main(int argc, char **argv) {
     meter_parse(argc, argv);
     int threads = meter.fixed ? 1 : 12;
-    pthread_t crew[12];
     meter_ready();
-    for (int i = 0; i < threads; i++) pthread_create(&crew[i], NULL, render, NULL);
-    for (int i = 0; i < threads; i++) pthread_join(crew[i], NULL);
+    meter_crew(threads, render);
     return meter_report("tiles");
 }

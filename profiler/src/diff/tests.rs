@@ -54,6 +54,28 @@ fn noise_widens_with_the_spread_of_seconds() {
 }
 
 #[test]
+fn seconds_without_load_widen_the_noise_only_where_nobody_counted_the_work() {
+    let a = steady(testing::profile());
+    let mut b = slower(&a, 1.1);
+    b.on_cpu_by_second = vec![0, 1, 160, 161, 160, 159, 160, 161, 0, 0];
+    let work = || Some(Work { done: 1000.0, ..Work::default() });
+    let counted = Done { a: work(), b: work(), unit: "requests".to_owned() };
+    assert_eq!(Comparison::of(&side(&a), &side(&b), &counted).verdict, Verdict::Worse);
+    assert_eq!(Comparison::of(&side(&a), &side(&b), &Done::default()).verdict, Verdict::NoChange);
+}
+
+#[test]
+fn exact_seconds_narrow_what_few_samples_leave_wide() {
+    let a = steady(testing::profile());
+    let mut b = slower(&a, 1.1);
+    b.on_cpu_by_second = vec![70, 120, 60, 130, 95, 60, 130, 80, 110, 105];
+    let verdict = |b: &Profile| Comparison::of(&side(&a), &side(b), &Done::default()).verdict;
+    assert_eq!(verdict(&b), Verdict::NoChange);
+    b.containers[0].cpu_ns_by_second = vec![1_000_000_000; 10];
+    assert_eq!(verdict(&b), Verdict::Worse);
+}
+
+#[test]
 fn a_function_that_is_new_has_moved() {
     let a = testing::profile();
     let mut b = a.clone();

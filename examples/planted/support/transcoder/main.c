@@ -1,6 +1,5 @@
 // The neighbour: a batch job that transcodes with `--threads N` threads and takes whatever CPU there is.
 #include "../meter.h"
-#include <pthread.h>
 
 static volatile unsigned sink;
 
@@ -17,10 +16,8 @@ static void *transcode(void *unused) {
 int main(int argc, char **argv) {
     meter_parse(argc, argv);
     int threads = atoi(meter_option(argc, argv, "--threads", "4"));
-    pthread_t crew[64];
     if (threads > 64) threads = 64;
     meter_ready();
-    for (int i = 0; i < threads; i++) pthread_create(&crew[i], NULL, transcode, NULL);
-    for (int i = 0; i < threads; i++) pthread_join(crew[i], NULL);
+    meter_crew(threads, transcode);
     return meter_report("frames");
 }
