@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use profiler_ebpf::unwind::{Rule, Stop};
+use profiler_ebpf::unwind::Stop;
 use serde::Serialize;
 
 use image::{Files, Image};
@@ -95,7 +95,7 @@ pub fn compare(duration: Duration, frequency: u64, wanted: impl Fn(u32) -> bool)
 
 fn count(comparison: &mut Comparison, process: &mut Image, snapshot: &Snapshot) {
     const KEPT: usize = 20;
-    if process.rule(snapshot.registers[0]).is_none_or(|rule| rule == Rule::no_info()) {
+    if process.is_guesswork(snapshot.registers[0]) {
         comparison.undescribed += 1;
         return;
     }

@@ -297,7 +297,7 @@ fn musl(stage: &mut Stage) -> Result<()> {
 
 fn busybox(stage: &mut Stage) -> Result<()> {
     let lines: Vec<String> =
-        (0..40_000_u64).map(|line| format!("{} {:x} word", line * 7919 % 40_009, line * line)).collect();
+        (0..400_000_u64).map(|line| format!("{} {:x} word", line * 7919 % 400_009, line * line)).collect();
     stage.file("text", &lines.join("\n"))?;
     let script = stage.file("work.sh", include_str!("software/work.sh"))?.display().to_string();
     stage.inside(Path::new("/bin/busybox"), &["sh", &script])

@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::tempdir;
+use tests::figures::measured;
 use tests::pprof::{Pprof, Sample};
 use tests::program;
 use tests::requirement::{kernel, missing};
@@ -49,9 +51,8 @@ fn is_unnamed(frame: &str) -> bool {
     frame.starts_with('[')
 }
 
-#[test]
-fn samples_of_processes_that_live_five_milliseconds_are_named() -> Result<()> {
-    let Some(_kernel) = kernel()? else { return Ok(()) };
+/// Records a storm of processes that live five milliseconds each, and looks at what they did.
+fn storm_is_named() -> Result<()> {
     let (directory, storm) = (tempdir()?, workload::path("process_storm")?);
     let profile = record(directory.path(), &[text(&storm)?, "--count", "400", "--life", "5"])?;
     let leaf = |sample: &Sample| sample.frames.last().cloned().unwrap_or_default();
@@ -61,6 +62,33 @@ fn samples_of_processes_that_live_five_milliseconds_are_named() -> Result<()> {
     at_least("named", share(&profile, of_storm, |sample| !is_unnamed(&leaf(sample)))?, 0.95)?;
     let spins = |sample: &Sample| sample.frames.iter().any(|frame| frame.contains("spinner_burn"));
     at_least("spinning", share(&profile, of_storm, spins)?, 0.5)
+}
+
+#[test]
+fn samples_of_processes_that_live_five_milliseconds_are_named() -> Result<()> {
+    let Some(_kernel) = kernel()? else { return Ok(()) };
+    storm_is_named()
+}
+
+#[test]
+fn they_are_named_on_a_host_whose_every_cpu_is_busy_too() -> Result<()> {
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let goes_on = AtomicBool::new(true);
+        let cpus = std::thread::available_parallelism()?.get();
+        std::thread::scope(|scope| {
+            for _ in 0..cpus {
+                scope.spawn(|| {
+                    while goes_on.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let named = storm_is_named();
+            goes_on.store(false, Ordering::Relaxed);
+            named
+        })
+    })
 }
 
 /// A program that copies of are made, run for some milliseconds, and removed.

@@ -60,6 +60,8 @@ fn measure(path: &Path, rounds: u32) -> anyhow::Result<serde_json::Value> {
         "rules": table.rules().len(),
         "table_bytes": table.bytes(),
         "described": statistics.described_bytes as f64 / statistics.code_bytes.max(1) as f64,
+        "derived_bytes": statistics.derived_bytes,
+        "derived_cut_off": statistics.derived_cut_off,
         "unsupported": unsupported,
     }))
 }

@@ -98,6 +98,15 @@ impl Image {
         Some(mapped.table.as_ref().map_or(Rule::no_info(), |table| table.rule_at(offset)))
     }
 
+    /// Whether framehop can only guess at the code of an address: nothing describes it, and its file is not one whose code keeps
+    /// frame pointers throughout, as Go's does.
+    pub fn is_guesswork(&self, address: u64) -> bool {
+        let Some(table) = self.at(address).and_then(|mapped| mapped.table.as_ref()) else { return true };
+        let statistics = table.statistics();
+        self.rule(address).is_none_or(|rule| rule == Rule::no_info())
+            && statistics.described_bytes * 2 > statistics.code_bytes
+    }
+
     /// The mapping that an address is in.
     fn at(&self, address: u64) -> Option<&Mapped> {
         let after = self.mapped.partition_point(|mapped| mapped.start <= address);
