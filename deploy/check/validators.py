@@ -38,6 +38,10 @@ METRICS = {
     "profiler_map_entries": {"map"},
     "profiler_map_capacity": {"map"},
     "profiler_series_dropped_total": set(),
+    "profiler_push_windows_sent_total": {"destination"},
+    "profiler_push_windows_dropped_total": {"destination", "reason"},
+    "profiler_push_failures_total": {"destination"},
+    "profiler_push_profiles_rejected_total": {"destination"},
     "profiler_build_info": {"version"},
 }
 SCRAPER = {"node", "job", "instance", "le"}
