@@ -64,6 +64,8 @@ pub const STACKS: Group = Group {
         "busybox-static",
     ],
 };
+/// What single tests look at the profiler, or at what it reads, with.
+pub const TESTS: Group = Group { name: "tests", packages: &["bpftool", "strace", "xz-utils", "binutils"] };
 /// What reads coverage counters.
 pub const COVERAGE: Group = Group { name: "coverage", packages: &["llvm-22"] };
 /// What the validators are not themselves: the interpreter, promtool, and the browser with its driver.

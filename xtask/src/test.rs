@@ -67,7 +67,8 @@ fn build_everything() -> Result<()> {
 /// kernel is required.
 fn prepare() -> Result<()> {
     setup::install_rust_components()?;
-    let mut outcomes = vec![setup::install(&setup::CONTAINERS), setup::install(&setup::VM)];
+    let groups = [setup::CONTAINERS, setup::VM, setup::DAEMON, setup::STACKS, setup::EXAMPLES, setup::TESTS];
+    let mut outcomes: Vec<Result<()>> = groups.iter().map(setup::install).collect();
     if setup::kernel_is_required() {
         outcomes.push(setup::install_ebpf());
     }
