@@ -58,6 +58,8 @@ pub mod map {
     pub const SYSCALL_INDEX: &str = "SYSCALL_INDEX";
     /// `SyscallRow` by (generation, number).
     pub const SYSCALLS: &str = "SYSCALLS";
+    /// Numbers of `SyscallRow`s that are free.
+    pub const SYSCALL_FREE: &str = "SYSCALL_FREE";
     /// Nanoseconds by (waiter, runner) container.
     pub const WAITED_BEHIND: &str = "WAITED_BEHIND";
     /// Stacks found on a CPU, one ring a CPU.

@@ -67,6 +67,8 @@ pub struct Offsets {
     pub kn_id: u32,
     /// `files_struct.fdt`.
     pub files_fdt: u32,
+    /// `files_struct.fd_array`.
+    pub files_array: u32,
     /// `fdtable.fd`.
     pub fdt_fd: u32,
     /// `fdtable.max_fds`.
@@ -153,6 +155,7 @@ impl Offsets {
             root_hierarchy: Self::ABSENT,
             kn_id: Self::ABSENT,
             files_fdt: Self::ABSENT,
+            files_array: Self::ABSENT,
             fdt_fd: Self::ABSENT,
             fdt_max_fds: Self::ABSENT,
             file_inode: Self::ABSENT,
@@ -232,8 +235,8 @@ pub struct Control {
     pub window: u64,
     /// What the task iterator is to do: one of [`iterate`].
     pub iterate: u32,
-    /// Next unused `SyscallRow`.
-    pub next_syscall_row: u32,
+    /// Unused.
+    pub reserved: u32,
     /// The loader's own thread, for [`iterate::LEARN`].
     pub own_thread: u32,
     /// A timerfd of the loader's, for [`iterate::LEARN`].
@@ -336,6 +339,6 @@ counters! {
 pub const COUNTERS: usize = 32;
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS);
-const _: () = assert!(size_of::<Offsets>() == 55 * 4 && align_of::<Offsets>() == 4);
+const _: () = assert!(size_of::<Offsets>() == 56 * 4 && align_of::<Offsets>() == 4);
 const _: () = assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 8);
 const _: () = assert!(size_of::<Control>() == 32 && align_of::<Control>() == 8);

@@ -27,22 +27,6 @@ pub unsafe fn add_u32(place: *mut u32, value: u32) {
     unsafe { asm!("lock *(u32 *)({place} + 0) += {value}", place = in(reg) place, value = in(wreg) value) }
 }
 
-/// Adds to a half word and returns what was there.
-///
-/// # Safety
-///
-/// As for [`add`].
-#[inline(always)]
-pub unsafe fn fetch_add_u32(place: *mut u32, value: u32) -> u32 {
-    let mut result = value;
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!("{value} = atomic_fetch_add((u32 *)({place} + 0), {value})",
-            place = in(reg) place, value = inout(wreg) result);
-    }
-    result
-}
-
 /// Stores a word and returns what was there.
 ///
 /// # Safety

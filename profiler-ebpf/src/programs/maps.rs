@@ -5,7 +5,7 @@
 use core::ptr;
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, HashMap, Queue, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, Queue, RingBuf, Stack},
     macros::btf_map,
 };
 use profiler_ebpf::{
@@ -43,6 +43,8 @@ pub static SELECTED: HashMap<u32, u32, 1024> = HashMap::new();
 pub static SYSCALL_INDEX: Array<u32, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static SYSCALLS: Array<SyscallRow, 1, MMAPABLE> = Array::new();
+#[btf_map]
+pub static SYSCALL_FREE: Stack<u32, 1> = Stack::new();
 #[btf_map]
 pub static WAITED_BEHIND: HashMap<u64, u64, 4096> = HashMap::new();
 #[btf_map]

@@ -19,7 +19,7 @@ use crate::{
     atomic, container,
     counter::count,
     kernel::Task,
-    maps::{self, CONTROL, SYSCALL_INDEX, SYSCALL_RINGS, SYSCALLS as ROWS, setting},
+    maps::{self, SYSCALL_FREE, SYSCALL_INDEX, SYSCALL_RINGS, SYSCALLS as ROWS, setting},
     ring::{self, About},
     task::{self, NO_SYSCALL, TaskSlot},
     unwind,
@@ -151,20 +151,13 @@ fn allocate_row(index: *mut u32) -> u32 {
         let place = unsafe { core::ptr::read_volatile(index) };
         return if place == ALLOCATING { 0 } else { place };
     }
-    let Some(control) = CONTROL.get_ptr_mut(0) else { return 0 };
-    // SAFETY: as above.
-    unsafe {
-        let next = &raw mut (*control).next_syscall_row;
-        let number = atomic::fetch_add_u32(next, 1);
-        if number >= setting!(syscall_rows) {
-            // Full: what was taken is given back, so that the count cannot wrap.
-            atomic::add_u32(next, u32::MAX);
-            core::ptr::write_volatile(index, 0);
-            return 0;
-        }
-        core::ptr::write_volatile(index, number + 1);
-        number + 1
-    }
+    let free = match SYSCALL_FREE.pop() {
+        Ok(Some(row)) => row + 1,
+        _ => 0,
+    };
+    // SAFETY: as above. Without a row the next call tries again.
+    unsafe { core::ptr::write_volatile(index, free) };
+    free
 }
 
 #[inline(always)]

@@ -65,9 +65,9 @@ pub fn reason(slot: &mut TaskSlot, task: Task, registers: Registers, state: u32)
 /// kind again, so the kind is looked up only when the operations are others than the last time.
 #[inline(always)]
 fn file_kind(slot: &mut TaskSlot, task: Task, descriptor: u64) -> FileKind {
-    let Some(file) = task.file(descriptor) else { return FileKind::Other };
-    let operations = file.operations();
+    let operations = task.file_operations(descriptor);
     if operations != slot.file_operations {
+        let Some(file) = task.file(descriptor) else { return FileKind::Other };
         slot.file_operations = operations;
         slot.file_kind = file.kind(operations) as u32;
     }

@@ -98,7 +98,7 @@ impl Kernel {
     pub fn map_use(&self) -> Vec<(&'static str, u64, u64)> {
         let containers = self.indices.seen.iter().filter(|cgroup| **cgroup != 0).count() as u64;
         let most = u64::from(self.sizes.containers.saturating_sub(CONTAINER_FIRST));
-        let (rows, most_rows) = self.syscall_rows.in_use(&self.control);
+        let (rows, most_rows) = self.syscall_rows.in_use();
         let (pairs, most_pairs) = self.waited_behind_use();
         vec![
             (map::CONTAINERS, containers, most),

@@ -75,21 +75,6 @@ pub struct SyscallAccount {
     pub errors: BTreeMap<u32, u64>,
 }
 
-impl SyscallAccount {
-    /// Adds another account of the same.
-    pub(super) fn add(&mut self, other: &Self) {
-        self.total_ns += other.total_ns;
-        self.max_ns = self.max_ns.max(other.max_ns);
-        self.bytes += other.bytes;
-        for (sum, count) in self.latency.iter_mut().zip(&other.latency) {
-            *sum += count;
-        }
-        for (errno, n) in &other.errors {
-            *self.errors.entry(*errno).or_default() += n;
-        }
-    }
-}
-
 /// Everything that the maps hold of one window. Records and events are drained apart.
 #[derive(Debug, Default)]
 pub struct RawWindow {
@@ -212,7 +197,7 @@ impl Kernel {
             ..RawWindow::default()
         };
         self.take_ledgers(generation, &mut window);
-        window.syscalls = self.syscall_rows.take(generation, &self.control);
+        window.syscalls = self.syscall_rows.take(generation);
         self.take_waited_behind(&mut window);
         self.take_counters(&mut window);
         Ok(window)

@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{HashMap, Map, Queue, RingBuf},
+    maps::{HashMap, Map, Queue, RingBuf, Stack},
     programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError},
 };
 use profiler_ebpf::{
@@ -129,6 +129,8 @@ impl Kernel {
         let given = HashMap::try_from(maps.take(map::CONTAINERS)?).map_err(|error| wrong(map::CONTAINERS, &error))?;
         let ready =
             Queue::try_from(maps.take(map::CONTAINER_FREE)?).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
+        let free_rows =
+            Stack::try_from(maps.take(map::SYSCALL_FREE)?).map_err(|error| wrong(map::SYSCALL_FREE, &error))?;
         let indices = Indices::new(given, ready, sizes.containers, options.cgroups);
         let log = if options.kernel_log { kernel_log(&mut ebpf) } else { None };
         let mut kernel = Self {
@@ -137,7 +139,7 @@ impl Kernel {
             sampler: None,
             control,
             ledger,
-            syscall_rows: Rows::new(syscall_index, syscall_rows, sizes.syscall_rows),
+            syscall_rows: Rows::new(syscall_index, syscall_rows, free_rows),
             container_cgroups,
             container_filter,
             counters,
@@ -334,6 +336,7 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         .map_max_entries(map::WAITED_BEHIND, sizes.waited_behind())
         .map_max_entries(map::SYSCALL_INDEX, containers * SYSCALLS as u32)
         .map_max_entries(map::SYSCALLS, 2 * sizes.syscall_rows)
+        .map_max_entries(map::SYSCALL_FREE, sizes.syscall_rows)
         .map_max_entries(map::ON_CPU_RINGS, sizes.cpus)
         .map_max_entries(map::OFF_CPU_RINGS, sizes.cpus)
         .map_max_entries(map::SYSCALL_RINGS, sizes.cpus)
@@ -423,6 +426,12 @@ impl Maps<'_> {
         for index in Indices::first(sizes.containers, options.cgroups) {
             ready.push(index, 0).map_err(|error| wrong(map::CONTAINER_FREE, &error))?;
         }
+        let mut rows: Stack<_, u32> =
+            Stack::try_from(self.get(map::SYSCALL_FREE)?).map_err(|error| wrong(map::SYSCALL_FREE, &error))?;
+        // What is put in last is taken first: memory is touched from the beginning on.
+        for row in (0..sizes.syscall_rows).rev() {
+            rows.push(row, 0).map_err(|error| wrong(map::SYSCALL_FREE, &error))?;
+        }
         let mut selected: HashMap<_, u32, u32> =
             HashMap::try_from(self.get(map::SELECTED)?).map_err(|error| wrong(map::SELECTED, &error))?;
         for pid in &options.processes {
@@ -453,9 +462,12 @@ fn memory_of_maps(ebpf: &Ebpf) -> u64 {
     let mut bytes = 0;
     for (_, map) in ebpf.maps() {
         let fd = match map {
-            Map::Array(data) | Map::HashMap(data) | Map::Queue(data) | Map::RingBuf(data) | Map::Unsupported(data) => {
-                data.fd().as_fd().as_raw_fd()
-            }
+            Map::Array(data)
+            | Map::HashMap(data)
+            | Map::Queue(data)
+            | Map::Stack(data)
+            | Map::RingBuf(data)
+            | Map::Unsupported(data) => data.fd().as_fd().as_raw_fd(),
             _ => continue,
         };
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
