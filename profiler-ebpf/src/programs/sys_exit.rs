@@ -170,7 +170,8 @@ fn allocate(index: *mut u32) -> Option<u32> {
     Some(place)
 }
 
-#[inline(always)]
+#[cold]
+#[inline(never)]
 fn take_user_stack(context: &BtfTracePointContext, slot: &TaskSlot, task: Task, now_ns: u64) {
     // SAFETY: the helper has no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };

@@ -65,7 +65,8 @@ pub struct StackStore {
     waiting: Vec<Waiting>,
     /// How often each process has begun another program: the same address may be another function then.
     programs: FxHashMap<u32, u32>,
-    /// When each program was last seen (CLOCK_MONOTONIC, ns).
+    /// When each program was first seen (CLOCK_MONOTONIC, ns): the one that takes its place has given the process its name
+    /// before it has ended.
     seen: FxHashMap<Program, u64>,
 }
 
@@ -100,7 +101,7 @@ impl StackStore {
     /// The program that a process runs at `at_ns`.
     pub fn program(&mut self, pid: u32, at_ns: u64) -> Program {
         let program = (pid, self.programs.get(&pid).copied().unwrap_or(0));
-        self.seen.insert(program, at_ns);
+        self.seen.entry(program).and_modify(|first_ns| *first_ns = at_ns.min(*first_ns)).or_insert(at_ns);
         program
     }
 

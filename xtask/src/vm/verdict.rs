@@ -82,7 +82,7 @@ fn container<'report>(report: &'report Value, id: &str) -> Result<&'report Value
     })
 }
 
-/// One thread is always runnable and there are two CPUs: it has a good part of one of them, and the parts sum up.
+/// One thread never sleeps: it is on a CPU or waits for one all the time, however slow the emulation is; and the parts sum up.
 fn ledger(entry: &Value, window_s: f64) -> Result<()> {
     let ledger = &entry["ledger"];
     let total = number(ledger, "thread_s")?;
@@ -95,7 +95,11 @@ fn ledger(entry: &Value, window_s: f64) -> Result<()> {
         "the parts sum to {sum}, thread_s is {total}: {ledger}"
     );
     let cpu = number(ledger, "cpu_user_s")? + number(ledger, "cpu_kernel_s")?;
-    ensure!(cpu > 0.3 * window_s, "a thread that never sleeps was on a CPU for {cpu} of {window_s} s: {ledger}");
+    let waited = number(ledger, "runnable_self_s")? + number(ledger, "runnable_other_s")?;
+    ensure!(
+        cpu > 0.0 && cpu + waited > 0.95 * window_s,
+        "a thread that never sleeps was on a CPU for {cpu} and waited for one for {waited} of {window_s} s: {ledger}"
+    );
     Ok(())
 }
 
