@@ -345,7 +345,7 @@ impl Collection {
         self.kernel.drain_events(|event| events.push(event));
         for event in events {
             match event.kind {
-                kind if kind == EventKind::Exec as u32 => self.stacks.exec(event.pid),
+                kind if kind == EventKind::Exec as u32 => self.stacks.exec(event.pid, event.time_ns),
                 kind if kind == EventKind::CgroupCreated as u32 => {
                     let path = event.path.get(..event.path_bytes as usize).unwrap_or_default();
                     let path = String::from_utf8_lossy(path);
@@ -408,6 +408,8 @@ impl Collection {
     fn take_records(&mut self) -> Result<(), CollectError> {
         let mut batches = Vec::new();
         self.kernel.drain_records(|batch| batches.push(batch));
+        // What the records were taken in the midst of: programs that began before the last of them.
+        self.take_events();
         self.want_unwinding(batches.iter().flatten())?;
         for batch in batches {
             let (samples, gaps): (Vec<Record>, Vec<Record>) =

@@ -63,8 +63,9 @@ pub struct StackStore {
     ids: FxHashMap<Key, RawStackId>,
     stacks: Vec<RawStack>,
     waiting: Vec<Waiting>,
-    /// How often each process has begun another program: the same address may be another function then.
-    programs: FxHashMap<u32, u32>,
+    /// When each process began another program (CLOCK_MONOTONIC, ns, ascending): the same address may be another function
+    /// then.
+    programs: FxHashMap<u32, Vec<u64>>,
     /// When each program was first seen (CLOCK_MONOTONIC, ns): the one that takes its place has given the process its name
     /// before it has ended.
     seen: FxHashMap<Program, u64>,
@@ -74,8 +75,8 @@ impl StackStore {
     /// The stack with these addresses, taken from a process at `at_ns` (CLOCK_MONOTONIC).
     pub fn intern(&mut self, pid: u32, at_ns: u64, kernel: Vec<u64>, user: UserPart) -> RawStackId {
         let taken = matches!(user, UserPart::Taken(..));
-        let program = self.programs.get(&pid).copied().unwrap_or(0);
-        let key = Key { process: taken.then_some((pid, program)), kernel, user };
+        let program = self.program_at(pid, at_ns);
+        let key = Key { process: taken.then_some(program), kernel, user };
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
@@ -93,14 +94,23 @@ impl StackStore {
         id
     }
 
-    /// A process begins another program.
-    pub fn exec(&mut self, pid: u32) {
-        *self.programs.entry(pid).or_default() += 1;
+    /// A process began another program at `at_ns`.
+    pub fn exec(&mut self, pid: u32, at_ns: u64) {
+        let times = self.programs.entry(pid).or_default();
+        let place = times.partition_point(|time| *time <= at_ns);
+        times.insert(place, at_ns);
+    }
+
+    /// Which of its programs a process ran at `at_ns`. Samples are looked at later than they were taken, and what happened
+    /// meanwhile is known by then.
+    fn program_at(&self, pid: u32, at_ns: u64) -> Program {
+        let times = self.programs.get(&pid).map_or(&[][..], Vec::as_slice);
+        (pid, times.partition_point(|time| *time <= at_ns) as u32)
     }
 
     /// The program that a process runs at `at_ns`.
     pub fn program(&mut self, pid: u32, at_ns: u64) -> Program {
-        let program = (pid, self.programs.get(&pid).copied().unwrap_or(0));
+        let program = self.program_at(pid, at_ns);
         self.seen.entry(program).and_modify(|first_ns| *first_ns = at_ns.min(*first_ns)).or_insert(at_ns);
         program
     }
@@ -177,8 +187,9 @@ mod tests {
         assert_eq!(store.intern(7, 5, vec![9], taken()), first);
         assert_ne!(store.intern(8, 5, vec![9], taken()), first);
         assert_ne!(store.intern(7, 5, vec![], taken()), first);
-        store.exec(7);
-        assert_ne!(store.intern(7, 5, vec![9], taken()), first);
+        store.exec(7, 6);
+        assert_eq!(store.intern(7, 5, vec![9], taken()), first);
+        assert_ne!(store.intern(7, 6, vec![9], taken()), first);
     }
 
     #[test]
