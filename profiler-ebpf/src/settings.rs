@@ -67,8 +67,6 @@ pub struct Offsets {
     pub kn_id: u32,
     /// `files_struct.fdt`.
     pub files_fdt: u32,
-    /// `files_struct.fd_array`.
-    pub files_array: u32,
     /// `fdtable.fd`.
     pub fdt_fd: u32,
     /// `fdtable.max_fds`.
@@ -155,7 +153,6 @@ impl Offsets {
             root_hierarchy: Self::ABSENT,
             kn_id: Self::ABSENT,
             files_fdt: Self::ABSENT,
-            files_array: Self::ABSENT,
             fdt_fd: Self::ABSENT,
             fdt_max_fds: Self::ABSENT,
             file_inode: Self::ABSENT,
@@ -339,6 +336,6 @@ counters! {
 pub const COUNTERS: usize = 32;
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS);
-const _: () = assert!(size_of::<Offsets>() == 56 * 4 && align_of::<Offsets>() == 4);
+const _: () = assert!(size_of::<Offsets>() == 55 * 4 && align_of::<Offsets>() == 4);
 const _: () = assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 8);
 const _: () = assert!(size_of::<Control>() == 32 && align_of::<Control>() == 8);

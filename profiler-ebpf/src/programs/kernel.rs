@@ -4,7 +4,7 @@
 //! constant offset against BTF, gives the result the member's type where that is a pointer again, and turns a fault into
 //! a zero. `bpf_probe_read_kernel` is ten times dearer and only used where the type is lost (an array of pointers).
 
-use core::{arch::asm, ffi::c_void, ptr};
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::task_struct,
@@ -299,53 +299,10 @@ impl Task {
     }
 
     /// Address of the operations of the file behind a descriptor; 0 if there is none.
-    ///
-    /// Most processes have few files, whose pointers lie inside `files_struct`. That array has a type, so the operations are
-    /// two plain loads away where the helper would have to be called twice, at ten times the cost.
     #[inline(always)]
     pub fn file_operations(self, descriptor: u64) -> u64 {
-        if descriptor >= FEW_FILES || offset!(files_array) == Offsets::ABSENT {
-            return self.file(descriptor).map_or(0, File::operations);
-        }
-        let files: *const c_void = self.member(offset!(task_files));
-        // SAFETY: `files_struct` and `fdtable` are typed.
-        let max: u32 = unsafe { load(load::<*const c_void>(files, offset!(files_fdt)), offset!(fdt_max_fds)) };
-        if u64::from(max) != FEW_FILES {
-            return self.file(descriptor).map_or(0, File::operations);
-        }
-        // SAFETY: the place is one of `files_struct.fd_array`, by a number that is constant on each path; the file is typed
-        // by the load.
-        unsafe {
-            let place = offset!(files_array) + 8 * constant_on_each_path(descriptor);
-            load(load::<*const c_void>(files, place), offset!(file_op))
-        }
+        self.file(descriptor).map_or(0, File::operations)
     }
-}
-
-/// `NR_OPEN_DEFAULT`: room for so many files lies inside `files_struct`; a table that was extended has room for more.
-const FEW_FILES: u64 = 64;
-
-/// The same number, below 64, put together on a path of its own for each value, so that the verifier knows it there: a typed
-/// pointer may be moved by a constant only. The additions are out of the compiler's sight, which would fold them into one of
-/// a number unknown.
-#[inline(always)]
-fn constant_on_each_path(number: u64) -> u32 {
-    let mut sum = 0_u32;
-    macro_rules! bit {
-        ($value:literal) => {
-            if number & $value != 0 {
-                // SAFETY: adds to a register.
-                unsafe { asm!("{sum} += {value}", sum = inout(wreg) sum, value = const $value) };
-            }
-        };
-    }
-    bit!(1);
-    bit!(2);
-    bit!(4);
-    bit!(8);
-    bit!(16);
-    bit!(32);
-    sum
 }
 
 /// An open file, by the address of the kernel's struct.

@@ -199,12 +199,6 @@ fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, thre
     if (u64::from(clock::random(state)) * threshold_ns) >> 32 >= slot.take_ns {
         return;
     }
-    write_user_stack(context, slot, task, cpu, now_ns);
-}
-
-#[cold]
-#[inline(never)]
-fn write_user_stack(context: *mut c_void, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) {
     let Some(room) = ring::reserve(&OFF_CPU_RINGS, cpu) else {
         count(Counter::UserStackRingFull);
         return;
@@ -309,15 +303,9 @@ fn keep(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, random: u32) {
         let before_ns = if *mean_ns == 0 { gap_ns } else { *mean_ns };
         *mean_ns = before_ns - before_ns / 4 + gap_ns / 4;
     }
-    if choose(slot, gap_ns, foreseen, u64::from(random)) {
-        write_gap(slot, task, cpu, now_ns, foreseen);
+    if !choose(slot, gap_ns, foreseen, u64::from(random)) {
+        return;
     }
-}
-
-/// A gap that was chosen goes into the ring, with its kernel stack.
-#[cold]
-#[inline(never)]
-fn write_gap(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, foreseen: bool) {
     count(Counter::GapsChosen);
     let source = if foreseen {
         if slot.taking_ns != 0 { user_stack::AT_SWITCH } else { user_stack::NOT_TAKEN }

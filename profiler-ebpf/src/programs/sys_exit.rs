@@ -170,8 +170,7 @@ fn allocate(index: *mut u32) -> Option<u32> {
     Some(place)
 }
 
-#[cold]
-#[inline(never)]
+#[inline(always)]
 fn take_user_stack(context: &BtfTracePointContext, slot: &TaskSlot, task: Task, now_ns: u64) {
     // SAFETY: the helper has no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };

@@ -65,19 +65,13 @@ pub fn reason(slot: &mut TaskSlot, task: Task, registers: Registers, state: u32)
 /// kind again, so the kind is looked up only when the operations are others than the last time.
 #[inline(always)]
 fn file_kind(slot: &mut TaskSlot, task: Task, descriptor: u64) -> FileKind {
-    let operations = task.file_operations(descriptor);
+    let Some(file) = task.file(descriptor) else { return FileKind::Other };
+    let operations = file.operations();
     if operations != slot.file_operations {
-        learn_kind(slot, task, descriptor);
+        slot.file_operations = operations;
+        slot.file_kind = file.kind(operations) as u32;
     }
     FileKind::from(slot.file_kind)
-}
-
-#[cold]
-#[inline(never)]
-fn learn_kind(slot: &mut TaskSlot, task: Task, descriptor: u64) {
-    let file = task.file(descriptor);
-    slot.file_operations = file.map_or(0, |file| file.operations());
-    slot.file_kind = file.map_or(FileKind::Other, |file| file.kind(slot.file_operations)) as u32;
 }
 
 /// The thread starts to wait on a CPU's run queue.
@@ -114,13 +108,6 @@ pub fn name_neighbours(cpu: u32, container: u32, queued_ns: u64, now_ns: u64, ot
     if other_ns == 0 || (other_ns < threshold_ns && (u64::from(random) * threshold_ns) >> 32 >= other_ns) {
         return;
     }
-    charge(cpu, container, queued_ns, now_ns, other_ns);
-}
-
-/// Charges a wait that was chosen.
-#[cold]
-#[inline(never)]
-fn charge(cpu: u32, container: u32, queued_ns: u64, now_ns: u64, other_ns: u64) {
     if let Some(state) = clock::cpu_state(cpu) {
         let left_ns = charge_running(state, container, queued_ns, now_ns, other_ns);
         charge_slices(cpu, container, queued_ns, left_ns, other_ns);

@@ -88,18 +88,10 @@ pub fn account(stretch: Stretch, cpu: u32, container: u32, part: u32) {
     if let Some(row) = row(stretch.generation, cpu, container) {
         add(row, part, stretch.current_ns);
     }
-    if stretch.previous_ns != 0 {
-        account_before(stretch.generation, cpu, container, part, stretch.previous_ns);
-    }
-}
-
-/// What of a stretch lies before the window of this generation. Apart, as happens once a window and thread: the code that runs
-/// at every event should fit in few lines of the cache.
-#[cold]
-#[inline(never)]
-fn account_before(generation: u32, cpu: u32, container: u32, part: u32, ns: u64) {
-    if let Some(row) = row(generation ^ 1, cpu, container) {
-        add(row, part, ns);
+    if stretch.previous_ns != 0
+        && let Some(row) = row(stretch.generation ^ 1, cpu, container)
+    {
+        add(row, part, stretch.previous_ns);
     }
 }
 
@@ -109,22 +101,15 @@ fn account_before(generation: u32, cpu: u32, container: u32, part: u32, ns: u64)
 pub fn account_ran(stretch: Stretch, cpu: u32, container: u32, ran_ns: u64) -> Option<&'static mut LedgerRow> {
     let mut current_ran_ns = ran_ns;
     if stretch.previous_ns != 0 {
-        current_ran_ns -= account_ran_before(&stretch, cpu, container, ran_ns);
+        let previous_ran_ns = share(ran_ns, stretch.previous_ns, stretch.previous_ns + stretch.current_ns);
+        current_ran_ns -= previous_ran_ns;
+        if let Some(row) = row(stretch.generation ^ 1, cpu, container) {
+            add_ran(row, stretch.previous_ns, previous_ran_ns);
+        }
     }
     let row = row(stretch.generation, cpu, container)?;
     add_ran(row, stretch.current_ns, current_ran_ns);
     Some(row)
-}
-
-/// As [`account_before`], of a running stretch: returns what of `ran_ns` was run before.
-#[cold]
-#[inline(never)]
-fn account_ran_before(stretch: &Stretch, cpu: u32, container: u32, ran_ns: u64) -> u64 {
-    let ran_ns = share(ran_ns, stretch.previous_ns, stretch.previous_ns + stretch.current_ns);
-    if let Some(row) = row(stretch.generation ^ 1, cpu, container) {
-        add_ran(row, stretch.previous_ns, ran_ns);
-    }
-    ran_ns
 }
 
 /// Adds running time of which only `ran_ns` were run.
@@ -151,29 +136,22 @@ pub struct Waited {
 pub fn account_waited(stretch: Stretch, cpu: u32, container: u32, waited: Waited) -> Option<&'static mut LedgerRow> {
     let mut current = waited;
     if stretch.previous_ns != 0 {
-        account_waited_before(&stretch, cpu, container, &mut current);
+        let total_ns = stretch.previous_ns + stretch.current_ns;
+        let previous = Waited {
+            own_ns: share(waited.own_ns, stretch.previous_ns, total_ns),
+            other_ns: share(waited.other_ns, stretch.previous_ns, total_ns),
+            throttled_ns: share(waited.throttled_ns, stretch.previous_ns, total_ns),
+        };
+        if let Some(row) = row(stretch.generation ^ 1, cpu, container) {
+            add_waited(row, previous);
+        }
+        current.own_ns -= previous.own_ns;
+        current.other_ns -= previous.other_ns;
+        current.throttled_ns -= previous.throttled_ns;
     }
     let row = row(stretch.generation, cpu, container)?;
     add_waited(row, current);
     Some(row)
-}
-
-/// As [`account_before`], of a runnable wait: leaves in `waited` what is not accounted yet.
-#[cold]
-#[inline(never)]
-fn account_waited_before(stretch: &Stretch, cpu: u32, container: u32, waited: &mut Waited) {
-    let total_ns = stretch.previous_ns + stretch.current_ns;
-    let previous = Waited {
-        own_ns: share(waited.own_ns, stretch.previous_ns, total_ns),
-        other_ns: share(waited.other_ns, stretch.previous_ns, total_ns),
-        throttled_ns: share(waited.throttled_ns, stretch.previous_ns, total_ns),
-    };
-    if let Some(row) = row(stretch.generation ^ 1, cpu, container) {
-        add_waited(row, previous);
-    }
-    waited.own_ns -= previous.own_ns;
-    waited.other_ns -= previous.other_ns;
-    waited.throttled_ns -= previous.throttled_ns;
 }
 
 #[inline(always)]
