@@ -24,6 +24,8 @@ pub struct Sample {
     pub values: Vec<i64>,
     /// Function names, root first.
     pub frames: Vec<String>,
+    /// The binary, library or part of the kernel that the leaf lies in; empty if it is not known.
+    pub module: String,
     /// Text labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -76,6 +78,10 @@ impl Pprof {
             match (number, value) {
                 (1, Field::Bytes(bytes)) => raw.types.push(numbers(bytes)?),
                 (2, Field::Bytes(bytes)) => raw.samples.push(RawSample::parse(bytes)?),
+                (3, Field::Bytes(bytes)) => {
+                    let mapping = numbers(bytes)?;
+                    raw.mappings.insert(single(&mapping, 1), single(&mapping, 5));
+                }
                 (4, Field::Bytes(bytes)) => raw.location(bytes)?,
                 (5, Field::Bytes(bytes)) => {
                     let function = numbers(bytes)?;
@@ -95,6 +101,10 @@ struct Raw {
     samples: Vec<RawSample>,
     /// Function ids of each location, leaf first: inlined ones come before what they are inlined into.
     locations: HashMap<u64, Vec<u64>>,
+    /// Mapping id of each location.
+    lies_in: HashMap<u64, u64>,
+    /// File name of each mapping.
+    mappings: HashMap<u64, u64>,
     functions: HashMap<u64, u64>,
     strings: Vec<String>,
 }
@@ -132,7 +142,9 @@ impl Raw {
                 functions.push(single(&numbers(line)?, 1));
             }
         }
-        self.locations.insert(single(&numbers(bytes)?, 1), functions);
+        let location = numbers(bytes)?;
+        self.lies_in.insert(single(&location, 1), single(&location, 2));
+        self.locations.insert(single(&location, 1), functions);
         Ok(())
     }
 
@@ -156,6 +168,11 @@ impl Raw {
                     .rev()
                     .map(|function| self.text(self.functions.get(function).copied().unwrap_or(0)))
                     .collect(),
+                module: sample
+                    .locations
+                    .first()
+                    .and_then(|leaf| self.mappings.get(self.lies_in.get(leaf)?))
+                    .map_or_else(String::new, |name| self.text(*name)),
                 labels: sample.labels.iter().map(|(key, text)| (self.text(*key), self.text(*text))).collect(),
             })
             .collect();

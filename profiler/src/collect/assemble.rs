@@ -115,7 +115,8 @@ impl Collection {
     pub(super) fn assemble(&mut self) -> Result<Profile, CollectError> {
         let mut table = StackTable::default();
         let mut owners = Owners { commands: self.stacks.commands(&self.tracker)?, ..Owners::default() };
-        let stacks = std::mem::take(&mut self.stacks).into_stacks();
+        let next = self.stacks.next(self.end_ns);
+        let stacks = std::mem::replace(&mut self.stacks, next).into_stacks();
         let (start_ns, end_ns) = (self.start_ns, self.end_ns);
         let duration_ns = end_ns.saturating_sub(start_ns);
         let mut containers = self.containers(duration_ns);

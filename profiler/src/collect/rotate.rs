@@ -6,7 +6,7 @@ use std::time::Duration;
 use profiler_ebpf::RecordKind;
 use rustc_hash::FxHashMap;
 
-use super::{CollectError, Collection, Gap, StackStore, TABLES_AT_WINDOW_END, share_inside, stacks::UserPart, unix_ns};
+use super::{CollectError, Collection, Gap, TABLES_AT_WINDOW_END, share_inside, stacks::UserPart, unix_ns};
 use crate::{
     kernel::{Record, RecordHeader, sys},
     profile::Profile,
@@ -117,6 +117,8 @@ impl Collection {
     fn take_rest(&mut self, end_ns: u64) -> Vec<Gap> {
         let mut batches = Vec::new();
         self.kernel.drain_records(|batch| batches.push(batch));
+        // The end of the window took a while: processes became other programs meanwhile.
+        self.take_events();
         let mut next = Vec::new();
         for batch in batches {
             let (samples, gaps): (Vec<Record>, Vec<Record>) =
@@ -138,7 +140,6 @@ impl Collection {
 
     /// Everything that belongs to one window begins anew.
     fn begin_next(&mut self, start_ns: u64) {
-        self.stacks = StackStore::default();
         self.threads.clear();
         self.windows.clear();
         self.start_ns = start_ns;

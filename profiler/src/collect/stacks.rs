@@ -101,6 +101,18 @@ impl StackStore {
         times.insert(place, at_ns);
     }
 
+    /// An empty store for what is taken from `since_ns` on: programs that began since then are known to it.
+    pub fn next(&self, since_ns: u64) -> Self {
+        let mut next = Self::default();
+        for (pid, times) in &self.programs {
+            let later: Vec<u64> = times.iter().copied().filter(|at_ns| *at_ns > since_ns).collect();
+            if !later.is_empty() {
+                next.programs.insert(*pid, later);
+            }
+        }
+        next
+    }
+
     /// Which of its programs a process ran at `at_ns`. Samples are looked at later than they were taken, and what happened
     /// meanwhile is known by then.
     fn program_at(&self, pid: u32, at_ns: u64) -> Program {
@@ -190,6 +202,17 @@ mod tests {
         store.exec(7, 6);
         assert_eq!(store.intern(7, 5, vec![9], taken()), first);
         assert_ne!(store.intern(7, 6, vec![9], taken()), first);
+    }
+
+    #[test]
+    fn the_next_window_knows_the_programs_that_have_begun_in_it() {
+        let mut store = StackStore::default();
+        store.exec(7, 6);
+        store.exec(7, 12);
+        store.exec(8, 6);
+        let mut next = store.next(10);
+        assert_eq!((next.program(7, 11), next.program(7, 12)), ((7, 0), (7, 1)));
+        assert_eq!(next.program(8, 11), (8, 0));
     }
 
     #[test]
