@@ -31,7 +31,7 @@ pub use load::EmptyPrograms;
 pub use offsets::HierarchyKind;
 pub use profiler_ebpf::{Counter, Event, EventKind, RecordHeader, RecordKind, settings::filter};
 pub use records::Record;
-pub use unwind::UnwindMaps;
+pub use unwind::{Announcement, GracePeriod, UnwindMaps};
 
 use std::time::Duration;
 

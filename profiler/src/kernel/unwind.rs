@@ -4,13 +4,17 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use aya::maps::{HashMap, MapData, MapError};
 use aya_obj::generated::{
     BPF_F_MMAPABLE,
-    bpf_cmd::{BPF_MAP_CREATE, BPF_MAP_UPDATE_ELEM},
+    bpf_cmd::{BPF_MAP_CREATE, BPF_MAP_UPDATE_BATCH, BPF_MAP_UPDATE_ELEM},
     bpf_map_type::BPF_MAP_TYPE_ARRAY,
 };
 use profiler_ebpf::unwind::{
@@ -42,6 +46,8 @@ enum Programs {
 pub struct UnwindMaps {
     programs: Programs,
     segments: Vec<Segment>,
+    /// So many of them, from the first on, are found by the programs.
+    announced: Arc<AtomicU32>,
     tables: MappedArray<TableEntry>,
     rules: MappedArray<u64>,
 }
@@ -59,37 +65,42 @@ impl UnwindMaps {
         tables: MappedArray<TableEntry>,
         rules: MappedArray<u64>,
     ) -> Self {
-        Self { programs: Programs::Loaded { segments, processes }, segments: Vec::new(), tables, rules }
+        let programs = Programs::Loaded { segments, processes };
+        Self { programs, segments: Vec::new(), announced: Arc::default(), tables, rules }
     }
 
-    /// Makes one more segment, empty, and returns its number. Takes ten milliseconds: the kernel waits for its programs.
-    pub fn add_segment(&mut self) -> Result<u32, KernelError> {
+    /// Makes one more segment, empty: its number, and what is left to do before the programs find it. It can be written at once.
+    pub fn add_segment(&mut self) -> Result<(u32, Announcement), KernelError> {
         let failed = |source| KernelError::Map { map: "UNWIND_SEGMENTS", source };
         let number = self.segments.len() as u32;
         if number >= SEGMENTS {
             return Err(failed(io::Error::other("all segments are in use")));
         }
-        let segment = match &self.programs {
+        let (segment, maps) = match &self.programs {
             Programs::Loaded { segments, .. } => {
                 let fd = create_segment().map_err(failed)?;
                 let segment = MappedArray::map("UNWIND_SEGMENTS", fd.as_fd(), SEGMENT_BYTES / 8)?;
-                put_into(segments, number, &fd).map_err(failed)?;
-                segment
+                (segment, Some((segments.try_clone().map_err(failed)?, fd)))
             }
             #[cfg(test)]
             Programs::None(_) => {
                 let (_, segment) = super::mapped::testing::in_memory(SEGMENT_BYTES / 8)
                     .map_err(|error| failed(io::Error::other(error.to_string())))?;
-                segment
+                (segment, None)
             }
         };
         self.segments.push(segment);
-        Ok(number)
+        Ok((number, Announcement { number, maps, announced: self.announced.clone() }))
     }
 
     /// Number of segments.
     pub fn segments(&self) -> u32 {
         self.segments.len() as u32
+    }
+
+    /// Whether the programs find what lies at a place.
+    pub fn is_announced(&self, place: u32) -> bool {
+        place >> PLACE_BITS < self.announced.load(Ordering::Acquire)
     }
 
     /// Stores words from a place on. What runs over the end of the segment is left out.
@@ -155,15 +166,18 @@ impl UnwindMaps {
         }
     }
 
+    /// What waits until no program reads what was taken out of use before.
+    pub fn grace_period(&self) -> GracePeriod {
+        match &self.programs {
+            Programs::Loaded { .. } => GracePeriod { there_are_programs: true },
+            #[cfg(test)]
+            Programs::None(_) => GracePeriod { there_are_programs: false },
+        }
+    }
+
     /// Waits until no program reads what was taken out of use before.
     pub fn wait_for_programs(&self) {
-        match &self.programs {
-            Programs::Loaded { .. } => {
-                sys::wait_for_programs();
-            }
-            #[cfg(test)]
-            Programs::None(_) => {}
-        }
+        self.grace_period().wait();
     }
 
     /// Maps of our own, which no program sees.
@@ -172,7 +186,8 @@ impl UnwindMaps {
         use profiler_ebpf::unwind::{rule::RULES, storage::TABLES};
         let (_, tables) = super::mapped::testing::in_memory(TABLES as usize)?;
         let (_, rules) = super::mapped::testing::in_memory(RULES)?;
-        Ok(Self { programs: Programs::None(std::collections::BTreeMap::new()), segments: Vec::new(), tables, rules })
+        let programs = Programs::None(std::collections::BTreeMap::new());
+        Ok(Self { programs, segments: Vec::new(), announced: Arc::default(), tables, rules })
     }
 
     /// What was made known of a process.
@@ -181,6 +196,53 @@ impl UnwindMaps {
         match &self.programs {
             Programs::Loaded { .. } => None,
             Programs::None(processes) => processes.get(&pid).copied(),
+        }
+    }
+}
+
+/// A segment that the programs do not find yet.
+#[derive(Debug)]
+pub struct Announcement {
+    number: u32,
+    /// The map of maps and the segment; nothing without programs.
+    maps: Option<(OwnedFd, OwnedFd)>,
+    announced: Arc<AtomicU32>,
+}
+
+impl Announcement {
+    /// Lets the programs find these segments, in ascending order. It takes some ten milliseconds: the kernel waits for all programs
+    /// whenever a map of maps changes, in one call or, on kernels before 5.19, in one for each segment.
+    pub fn make(all: &[Self]) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Map { map: "UNWIND_SEGMENTS", source };
+        let in_maps =
+            all.iter().filter_map(|one| one.maps.as_ref().map(|(outer, segment)| (outer, one.number, segment)));
+        let (numbers, segments): (Vec<u32>, Vec<RawFd>) =
+            in_maps.clone().map(|(_, number, segment)| (number, segment.as_raw_fd())).unzip();
+        if let Some((outer, ..)) = in_maps.clone().next()
+            && put_all_into(outer, &numbers, &segments).is_err()
+        {
+            for (outer, number, segment) in in_maps {
+                put_into(outer, number, segment).map_err(failed)?;
+            }
+        }
+        for one in all {
+            one.announced.fetch_max(one.number + 1, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the programs, on whatever thread.
+#[derive(Debug, Clone, Copy)]
+pub struct GracePeriod {
+    there_are_programs: bool,
+}
+
+impl GracePeriod {
+    /// Waits, for some ten milliseconds, until every program that was running has ended.
+    pub fn wait(self) {
+        if self.there_are_programs {
+            sys::wait_for_programs();
         }
     }
 }
@@ -245,6 +307,17 @@ fn put_into(outer: &OwnedFd, number: u32, inner: &OwnedFd) -> io::Result<()> {
     sys::bpf(BPF_MAP_UPDATE_ELEM as u32, &mut attr).map(drop)
 }
 
+fn put_all_into(outer: &OwnedFd, numbers: &[u32], inner: &[RawFd]) -> io::Result<()> {
+    let mut attr = sys::empty_attr();
+    // SAFETY: a batch update reads this member of the union; plain integers, zero before.
+    let update = unsafe { &mut attr.batch };
+    update.map_fd = outer.as_raw_fd() as u32;
+    update.keys = numbers.as_ptr() as u64;
+    update.values = inner.as_ptr() as u64;
+    update.count = numbers.len().min(inner.len()) as u32;
+    sys::bpf(BPF_MAP_UPDATE_BATCH as u32, &mut attr).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use profiler_ebpf::unwind::{Stop, Tables, lookup::Lookup, rule, storage::table_state};
@@ -254,8 +327,8 @@ mod tests {
     #[test]
     fn what_is_laid_out_is_what_the_search_finds() -> Result<(), Box<dyn std::error::Error>> {
         let mut maps = UnwindMaps::in_memory()?;
-        assert_eq!(maps.add_segment()?, 0);
-        assert_eq!(maps.add_segment()?, 1);
+        assert_eq!(maps.add_segment()?.0, 0);
+        assert_eq!(maps.add_segment()?.0, 1);
         let second = 1 << PLACE_BITS;
         // One page of two rows, its directory, and a list of one mapping.
         maps.write(second + 20, [0, 0x20 | 5 << 16]);

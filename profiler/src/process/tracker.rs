@@ -18,7 +18,7 @@ use super::walk::{Unwinder, UnwinderOptions};
 use crate::kernel::UnwindMaps;
 
 /// Time between two looks at the rings while events keep coming: so many wake-ups a second at most.
-const COALESCE: Duration = Duration::from_millis(1);
+const COALESCE: Duration = Duration::from_micros(300);
 
 /// Time between two looks for perf maps and new CPUs.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -177,6 +177,14 @@ fn hurry() {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
 }
 
+/// Makes the table of descriptors large enough now. When it grows later the kernel waits, for some ten milliseconds each time, and a
+/// process that lives shorter is gone before its files are opened.
+fn reserve_descriptors(any: &OwnedFd) {
+    const ENOUGH: i32 = 2048;
+    // The descriptor is closed at once; the table stays large. Where the limit is lower, that is as large as it gets.
+    rustix::io::fcntl_dupfd_cloexec(any, ENOUGH - 1).ok();
+}
+
 struct Worker {
     sideband: Option<Sideband>,
     table: ProcessTable,
@@ -189,6 +197,7 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         hurry();
+        reserve_descriptors(&self.bell);
         // The rings are open by now, so that nothing falls between this look and the first event.
         self.table.observe_all();
         let mut events = Vec::new();

@@ -3,6 +3,7 @@
 
 mod builder;
 mod lists;
+mod patience;
 mod places;
 mod rules;
 mod tables;

@@ -58,6 +58,13 @@ struct Table {
     used_ns: u64,
 }
 
+impl Table {
+    /// Whether the programs find all of it.
+    fn is_announced(&self, maps: &UnwindMaps) -> bool {
+        self.extents.iter().all(|extent| maps.is_announced(extent.place))
+    }
+}
+
 /// All tables.
 #[derive(Debug)]
 pub struct Tables {
@@ -66,6 +73,8 @@ pub struct Tables {
     now_ns: u64,
     /// Rows that are there.
     rows: u64,
+    /// Those that are there, but not yet to be found by the programs.
+    unannounced: Vec<u32>,
 }
 
 /// What became of an attempt to lay a table out.
@@ -88,6 +97,7 @@ impl Tables {
             by_module: FxHashMap::default(),
             now_ns: 0,
             rows: 0,
+            unannounced: Vec::new(),
         }
     }
 
@@ -199,9 +209,31 @@ impl Tables {
         table.progress = Progress::Ready;
         self.rows += count;
         let pages = rows.pages().len() as u32;
-        let entry = TableEntry { state: table_state::READY, directory, first_page: rows.first_page(), pages };
-        maps.set_table(number, entry);
+        let found = table.is_announced(maps);
+        let state = if found { table_state::READY } else { table_state::ABSENT };
+        maps.set_table(number, TableEntry { state, directory, first_page: rows.first_page(), pages });
+        if !found {
+            self.unannounced.push(number);
+        }
         Laid::Yes
+    }
+
+    /// Lets the programs use the tables whose segments they find by now.
+    pub fn announce(&mut self, maps: &UnwindMaps) {
+        let by_number = &self.by_number;
+        self.unannounced.retain(|&number| {
+            let table = by_number.get(number as usize).filter(|table| table.progress == Progress::Ready);
+            if table.is_some_and(|table| table.is_announced(maps)) {
+                maps.set_table_state(number, table_state::READY);
+                return false;
+            }
+            table.is_some()
+        });
+    }
+
+    /// Whether there are tables that the programs cannot use yet.
+    pub fn has_unannounced(&self) -> bool {
+        !self.unannounced.is_empty()
     }
 
     /// Takes tables out of use until `words` will be free: those that no list names first, then those used longest ago, but none
@@ -322,6 +354,7 @@ mod tests {
     use profiler_ebpf::unwind::{lookup::Segments, lookup::search, rule};
 
     use super::*;
+    use crate::kernel::Announcement;
 
     struct Made {
         first_page: u32,
@@ -360,7 +393,9 @@ mod tests {
         let mut maps = UnwindMaps::in_memory()?;
         let mut places = Places::default();
         for _ in 0..segments {
-            places.add_segment(maps.add_segment()?);
+            let (number, announcement) = maps.add_segment()?;
+            Announcement::make(&[announcement])?;
+            places.add_segment(number);
         }
         let (rules, tables) = (Rules::new(&maps), Tables::new(&maps));
         Ok(Scene { maps, places, rules, tables })

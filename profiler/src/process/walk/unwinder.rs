@@ -1,7 +1,13 @@
 //! Everything that the walk of user stacks reads, and its owner. In: mappings of processes as they change, files as they are
 //! mapped. Out: the kernel's memory filled within its budget, and stacks of threads that sleep.
 
-use std::{collections::VecDeque, io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use profiler_ebpf::unwind::{
     Mapping, Row, Rule, Stop,
@@ -13,6 +19,7 @@ use profiler_ebpf::unwind::{
 use super::{
     builder::{Builder, Built, Subject},
     lists::{Lists, Unused},
+    patience::Patience,
     places::{Extent, Places},
     rules::Rules,
     tables::{self, Laid, Progress, Tables},
@@ -33,6 +40,12 @@ const RESIDENCE_NS: u64 = 10_000_000_000;
 
 /// What is no longer pointed to is given away this much later at the earliest: a child may have inherited it a moment ago.
 const RETIRED_NS: u64 = 50_000_000;
+
+/// Longest wait for a grace period when the budget is used up.
+const GRACE_PATIENCE: Duration = Duration::from_millis(200);
+
+/// So many words out of use are worth a grace period before anybody is in need of room.
+const WORTH_RECLAIMING: u64 = (1 << PLACE_BITS) / 4;
 
 /// How much may be taken, and what is built before it is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +119,9 @@ pub struct Unwinder {
     tables: Tables,
     lists: Lists,
     builder: Builder,
+    patience: Patience,
     retired: VecDeque<(u64, Unused)>,
+    retired_words: u64,
     /// Programs that run already, those first that run most.
     ahead: VecDeque<(Arc<Mappings>, Ask)>,
     counters: UnwinderCounters,
@@ -124,7 +139,9 @@ impl Unwinder {
             tables,
             lists: Lists::default(),
             builder: Builder::spawn(bell)?,
+            patience: Patience::spawn(bell)?,
             retired: VecDeque::new(),
+            retired_words: 0,
             ahead: VecDeque::new(),
             counters: UnwinderCounters::default(),
             rows_told: 0,
@@ -218,7 +235,7 @@ impl Unwinder {
 
     /// Whether something is still being built.
     pub fn is_building(&self) -> bool {
-        self.builder.under_way() > 0
+        self.builder.under_way() > 0 || self.tables.has_unannounced()
     }
 
     /// A file was seen in a stack.
@@ -226,8 +243,13 @@ impl Unwinder {
         self.tables.touch(module);
     }
 
-    /// Takes in what has been built.
+    /// Takes in what has been built, and what no program reads any more.
     pub fn work(&mut self) {
+        self.take_back();
+        self.tables.announce(&self.maps);
+        if self.retired_words >= WORTH_RECLAIMING {
+            self.reclaim();
+        }
         while let Some((number, built)) = self.builder.take() {
             let laid = match built {
                 Built::Table(table) => self.lay_out_table(number, &*table),
@@ -259,10 +281,8 @@ impl Unwinder {
         self.reclaim();
         let unused = self.tables.forget_unnamed(is_alive, &self.maps);
         if !unused.is_empty() {
-            self.maps.wait_for_programs();
-            for extent in unused {
-                self.places.give_back(extent);
-            }
+            let unused = unused.into_iter().map(|extent| Unused { extent, tables: Vec::new() }).collect();
+            self.patience.retire(self.maps.grace_period(), unused);
         }
     }
 
@@ -355,7 +375,7 @@ impl Unwinder {
     /// Finds room: what was given up, then new segments, then what was used longest ago. False if there is none.
     fn make_room(&mut self, words: u64) -> bool {
         let before = self.places.free_words();
-        self.reclaim();
+        self.take_back();
         if self.places.free_words() >= before + words {
             return true;
         }
@@ -366,7 +386,10 @@ impl Unwinder {
                 break;
             }
             match self.maps.add_segment() {
-                Ok(number) => self.places.add_segment(number),
+                Ok((number, announcement)) => {
+                    self.places.add_segment(number);
+                    self.patience.announce(announcement);
+                }
                 Err(error) => {
                     tracing::warn!("no more memory for unwind tables: {error}");
                     break;
@@ -375,6 +398,16 @@ impl Unwinder {
             grown = true;
         }
         if grown {
+            return true;
+        }
+        // The budget is used up: now waiting is worth its time.
+        self.reclaim();
+        let began = Instant::now();
+        while self.patience.is_waiting() && began.elapsed() < GRACE_PATIENCE {
+            std::thread::sleep(Duration::from_millis(1));
+            self.take_back();
+        }
+        if self.places.free_words() >= before + words {
             return true;
         }
         let spared_ns = monotonic_ns().saturating_sub(RESIDENCE_NS);
@@ -391,20 +424,34 @@ impl Unwinder {
 
     fn retire(&mut self, unused: Option<Unused>) {
         if let Some(unused) = unused {
+            self.retired_words += u64::from(unused.extent.words);
             self.retired.push_back((monotonic_ns(), unused));
         }
     }
 
-    /// Gives away what lists had that nobody has had for a while.
+    /// Has a grace period waited for, for what lists had that nobody has had for a while; one at a time.
     fn reclaim(&mut self) {
-        let until_ns = monotonic_ns().saturating_sub(RETIRED_NS);
-        if self.retired.front().is_none_or(|(at_ns, _)| *at_ns > until_ns) {
+        if self.patience.is_waiting() {
             return;
         }
-        self.maps.wait_for_programs();
+        let until_ns = monotonic_ns().saturating_sub(RETIRED_NS);
+        let mut old = Vec::new();
         while let Some((_, unused)) = self.retired.pop_front_if(|(at_ns, _)| *at_ns <= until_ns) {
-            self.places.give_back(unused.extent);
-            self.tables.unnamed(&unused.tables);
+            self.retired_words -= u64::from(unused.extent.words);
+            old.push(unused);
+        }
+        if !old.is_empty() {
+            self.patience.retire(self.maps.grace_period(), old);
+        }
+    }
+
+    /// Gives away what no program reads any more.
+    fn take_back(&mut self) {
+        while let Some(unused) = self.patience.take() {
+            for unused in unused {
+                self.places.give_back(unused.extent);
+                self.tables.unnamed(&unused.tables);
+            }
         }
     }
 }
