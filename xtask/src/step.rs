@@ -14,6 +14,22 @@ pub fn say(message: impl AsRef<str>) {
     eprintln!("[xtask] {}", message.as_ref());
 }
 
+/// The cargo this program was started by, in the root of the checkout.
+///
+/// It does not see what `cargo run` says of this package: build scripts that read it would run again whenever cargo is started in
+/// another way, and all that depends on them would be compiled again.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace::root());
+    let of_this_package = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+    for (name, _) in std::env::vars_os() {
+        if of_this_package.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// An external program about to be run.
 pub struct Step {
     title: String,
@@ -30,7 +46,7 @@ impl Step {
 
     /// A step that runs the cargo this program was started by.
     pub fn cargo(title: impl Into<String>) -> Self {
-        Self::new(title, std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        Self { title: title.into(), command: cargo() }
     }
 
     /// Adds one argument.
