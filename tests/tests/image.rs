@@ -16,30 +16,18 @@ use tests::require;
 use tests::requirement::kernel;
 use tests::workload::Workload;
 
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 const IMAGE: &str = "profiler-test/profiler:1";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
-/// The program, linked as the Dockerfile links it; `PROFILER_STATIC` names one that is built already. A static program shares
-/// nothing with what the other tests use, so it is not optimized: that is three times as fast to build.
+/// The program, linked statically as the Dockerfile links it: where `PROFILER_STATIC` says, or where `cargo xtask build --static`
+/// leaves it.
 fn static_program() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("PROFILER_STATIC") {
-        return Ok(path.into());
-    }
-    let target = root().join("target");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .current_dir(root())
-        .args(["build", "--quiet", "--locked", "--package", "profiler", "--target", TARGET])
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env("CARGO_TARGET_DIR", &target)
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(built.success(), "the static program cannot be built");
-    Ok(target.join(TARGET).join("debug/profiler"))
+    let path = std::env::var_os("PROFILER_STATIC").map_or_else(|| root().join("target/static/profiler"), PathBuf::from);
+    ensure!(path.is_file(), "{} is missing: run `cargo xtask build --static`", path.display());
+    Ok(path)
 }
 
 /// What the Dockerfile does after the build, with the program beside it.
@@ -60,20 +48,22 @@ fn run(command: &mut Command) -> Result<String> {
 }
 
 /// What makes a container privileged. The engine cannot give away what it does not have itself, and then a privileged container
-/// does not start: where a capability is missing on this machine, all others are named one by one.
+/// does not start: where a capability is missing on this machine, the container has all others.
 fn privileges() -> Result<Vec<String>> {
     let status = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
     let bounding =
         status.lines().find_map(|line| line.strip_prefix("CapBnd:")).context("no CapBnd in /proc/self/status")?;
     let bounding = u64::from_str_radix(bounding.trim(), 16).context("CapBnd is no number")?;
-    let all = caps::all();
-    let have = |capability: &&caps::Capability| bounding & capability.bitmask() != 0;
-    if all.iter().all(|capability| have(&capability)) {
+    let missing: Vec<String> = caps::all()
+        .into_iter()
+        .filter(|capability| bounding & capability.bitmask() == 0)
+        .map(|capability| format!("--cap-drop={capability}"))
+        .collect();
+    if missing.is_empty() {
         return Ok(vec!["--privileged".to_owned()]);
     }
-    let named = all.iter().filter(have).map(|capability| format!("--cap-add={capability}"));
-    let confined = ["--cap-drop=ALL", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"];
-    Ok(confined.into_iter().map(str::to_owned).chain(named).collect())
+    let unconfined = ["--cap-add=ALL", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"];
+    Ok(unconfined.into_iter().map(str::to_owned).chain(missing).collect())
 }
 
 /// Removes a container in the end.
@@ -145,8 +135,9 @@ fn the_image_profiles_its_host_from_inside() -> Result<()> {
     until("/api/v1/containers?from=-30s", "the neighbour has its name and its CPU time", &named)?;
     // Names of functions come from the binary inside the neighbour's own root.
     let path = "/api/v1/profile?format=folded&container=neighbour&from=-30s";
-    let folded = until(path, "there are stacks of the neighbour", &|answer| answer.status == 200)?.text();
-    ensure!(folded.lines().any(|line| line.starts_with("neighbour;sh;")), "{folded}");
+    let at_work =
+        |answer: &Answer| answer.status == 200 && answer.text().lines().any(|line| line.starts_with("neighbour;sh;"));
+    until(path, "there are stacks of the neighbour at work", &at_work)?;
     drop(neighbour);
 
     run(docker.command().args(["stop", "--time", "60", &container.1]))?;

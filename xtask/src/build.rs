@@ -1,6 +1,9 @@
 //! `cargo xtask build`: the kernel programs' object if it is stale, then `profiler` and the examples.
 
-use anyhow::Result;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::object;
@@ -23,6 +26,9 @@ pub struct Build {
     /// Build with optimization, into target/release (the default).
     #[arg(long)]
     release: bool,
+    /// Leave a program that needs no shared libraries in target/static too, as the image holds it.
+    #[arg(long = "static", conflicts_with_all = ["dev", "object_only", "check"])]
+    linked_statically: bool,
 }
 
 impl Build {
@@ -35,6 +41,9 @@ impl Build {
             return object::rebuild();
         }
         object::refresh()?;
+        if self.linked_statically {
+            say(format!("built {}", statically_linked()?.display()));
+        }
         programs(!self.dev)?;
         if !self.dev {
             say(format!("built {}", workspace::release_binary("profiler").display()));
@@ -48,4 +57,19 @@ pub fn programs(optimized: bool) -> Result<()> {
     let step = Step::cargo("build profiler and the examples").args(["build", "--package", "profiler"]);
     let step = step.args(["--package", "examples", "--bins"]);
     if optimized { step.arg("--release").run() } else { step.run() }
+}
+
+/// Builds `profiler` without shared libraries and leaves it in target/static. What it is linked from is what the dynamic program is
+/// linked from: only the last crate is compiled with the flag.
+pub fn statically_linked() -> Result<PathBuf> {
+    Step::cargo("link profiler statically")
+        .args(["rustc", "--release", "--package", "profiler", "--bin", "profiler"])
+        .args(["--", "-C", "target-feature=+crt-static"])
+        .run()?;
+    let to = workspace::target().join("static/profiler");
+    let folder = to.parent().context("the program has a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let built = workspace::release_binary("profiler");
+    fs::copy(&built, &to).with_context(|| format!("cannot copy {} to {}", built.display(), to.display()))?;
+    Ok(to)
 }

@@ -4,17 +4,18 @@
 //! and the program that is tested then share their dependencies' artefacts, which halves the time on a fresh clone.
 
 use std::io::{BufRead, BufReader, Write as _};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::build;
 use crate::deploy;
 use crate::object;
 use crate::page;
 use crate::setup;
-use crate::step::{Step, say};
+use crate::step::{self, Step, say};
 use crate::validators;
 use crate::vm;
 use crate::workspace;
@@ -57,9 +58,11 @@ impl Test {
     }
 }
 
-/// Builds what is tested and what tests it, as one: a smaller selection would have other features of shared
+/// Builds what is tested and what tests it, as one: a smaller selection may have other features of shared
 /// dependencies, and they would be compiled twice.
 fn build_everything() -> Result<()> {
+    // The image's test needs it. It lies where the dynamic program comes to lie, so it is the first.
+    build::statically_linked()?;
     Step::cargo("build").args(["build", "--release", "--workspace", "--all-targets"]).run()
 }
 
@@ -182,15 +185,14 @@ impl Tally {
 
 /// Runs `cargo test`, shows what it prints, and counts.
 fn cargo_test(selection: &[&str], filter: Option<&str>, harness: &[&str], tally: &mut Tally) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut child = Command::new(cargo)
-        .current_dir(workspace::root())
+    let mut child = step::cargo()
         .args(["test", "--release", "--workspace", "--no-fail-fast"])
         .args(selection)
         .args(filter)
         .arg("--")
         .args(harness)
         .env("PROFILER_BIN", workspace::release_binary("profiler"))
+        .env("PROFILER_STATIC", workspace::target().join("static/profiler"))
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo test")?;

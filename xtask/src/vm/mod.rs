@@ -8,9 +8,11 @@ mod initramfs;
 mod kernel;
 mod verdict;
 
+use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
 use crate::build;
@@ -46,11 +48,21 @@ impl Vm {
     }
 }
 
-/// Boots each kernel with the programs in target/release; all are tried, then the first failure is told.
+/// Boots each kernel with the programs in target/release, all at the same time: an emulated machine keeps one CPU busy. All are
+/// tried, then the failures are told.
 pub fn run_all(versions: &[&str]) -> Result<()> {
+    let images: Vec<Result<PathBuf>> = versions.iter().map(|version| kernel::fetch(version)).collect();
+    let outcomes: Vec<Result<()>> = thread::scope(|scope| {
+        let guests: Vec<_> = versions
+            .iter()
+            .zip(images)
+            .map(|(version, image)| scope.spawn(move || run_one(version, &image?)))
+            .collect();
+        guests.into_iter().map(|guest| guest.join().unwrap_or_else(|_| Err(anyhow!("its thread panicked")))).collect()
+    });
     let mut failures = Vec::new();
-    for version in versions {
-        if let Err(error) = run_one(version) {
+    for (version, outcome) in versions.iter().zip(outcomes) {
+        if let Err(error) = outcome {
             say(format!("kernel {version} failed: {error:#}"));
             failures.push(format!("kernel {version}: {error:#}"));
         }
@@ -58,12 +70,11 @@ pub fn run_all(versions: &[&str]) -> Result<()> {
     if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("\n")) }
 }
 
-fn run_one(version: &str) -> Result<()> {
-    let image = kernel::fetch(version)?;
+fn run_one(version: &str, image: &Path) -> Result<()> {
     let guest = initramfs::build(version)?;
     let started = Instant::now();
     say(format!("boot {version} under emulation and record in it"));
-    let results = boot::run(&image, &guest)?;
+    let results = boot::run(image, &guest)?;
     let summary = verdict::check(&results, version)?;
     say(format!("kernel {version}: {summary} ({:.1} s)", started.elapsed().as_secs_f64()));
     Ok(())
