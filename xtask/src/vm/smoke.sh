@@ -16,20 +16,25 @@ contain() {
     sh -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$folder" "$@" &
 }
 
+cd /tmp
+uname -r >kernel
+# The kernel takes longest to check the programs, and longer still while others keep the emulated CPUs busy: first what needs no
+# load, then one recording under it.
+profiler doctor >doctor 2>&1
+echo "exit status $?" >>doctor
+
 spinner=$(printf 'cafe%.0s' 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
 caller=$(printf 'beef%.0s' 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16)
 if [ -x /bin/spinner ]; then contain "$spinner" spinner --seconds 3600; else contain "$spinner" sh -c 'while :; do :; done'; fi
 contain "$caller" dd if=/dev/zero of=/dev/null bs=1
 sleep 1
-
-cd /tmp
-uname -r >kernel
-profiler doctor >doctor 2>&1
-echo "exit status $?" >>doctor
-profiler record -d 5s -o report.json >record.log 2>&1
+profiler record -d 5s -o smoke.profile >record.log 2>&1
 echo "exit status $?" >>record.log
-profiler record -d 5s --kind cpu -o stacks.folded >folded.log 2>&1
+kill $(cat /sys/fs/cgroup/docker/*/cgroup.procs)
+profiler report --format json -o report.json smoke.profile >report.log 2>&1
+echo "exit status $?" >>report.log
+profiler export --format folded --kind cpu -o stacks.folded smoke.profile >folded.log 2>&1
 echo "exit status $?" >>folded.log
-for file in kernel doctor record.log folded.log report.json stacks.folded; do
+for file in kernel doctor record.log report.log folded.log report.json stacks.folded; do
     send "$file" "$file" >/dev/ttyS1
 done

@@ -31,7 +31,7 @@ pub fn check(results: &Results, version: &str) -> Result<String> {
         kernel.strip_prefix(version).is_some_and(|rest| rest.starts_with('.')),
         "the guest runs {kernel}, not {version}"
     );
-    for log in ["record.log", "folded.log"] {
+    for log in ["record.log", "report.log", "folded.log"] {
         let text = results.section(log)?;
         ensure!(
             text.ends_with("exit status 0"),
@@ -163,6 +163,7 @@ mod tests {
         let section = |name: &str, text: &str| format!("== begin {name} ==\n{text}\n== end {name} ==\n");
         let text = section("kernel", "6.1.0-56-cloud-amd64")
             + &section("record.log", "exit status 0")
+            + &section("report.log", "exit status 0")
             + &section("folded.log", "exit status 0")
             + &section("doctor", "fine")
             + &section("report.json", &report.to_string())
