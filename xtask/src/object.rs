@@ -148,6 +148,8 @@ fn compile(toolchain: &Toolchain) -> Result<PathBuf> {
     toolchain
         .build("compile the kernel programs")
         .args(["--locked", "--release", "--package", CRATE, "--bin", "programs", "--features", "programs"])
+        // Whatever other programs are compiled with.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
         .args(["--target", TARGET, "--target-dir"])
         .arg(&output)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags()?)
