@@ -9,7 +9,7 @@ use std::{
 use aya_obj::generated::{
     bpf_attach_type::BPF_PERF_EVENT,
     bpf_attr,
-    bpf_cmd::{BPF_ENABLE_STATS, BPF_LINK_CREATE, BPF_OBJ_GET_INFO_BY_FD},
+    bpf_cmd::{BPF_ENABLE_STATS, BPF_LINK_CREATE, BPF_OBJ_GET_INFO_BY_FD, BPF_PROG_GET_NEXT_ID},
     bpf_prog_info,
 };
 
@@ -68,6 +68,21 @@ pub fn program_statistics(program: BorrowedFd<'_>) -> io::Result<ProgramStatisti
     attr.info.info = (&raw mut info) as u64;
     bpf(BPF_OBJ_GET_INFO_BY_FD as u32, &mut attr)?;
     Ok(ProgramStatistics { run_time_ns: info.run_time_ns, runs: info.run_cnt, recursion_misses: info.recursion_misses })
+}
+
+/// Ids of the programs that are loaded, whoever loaded them. The kernel tells them to CAP_SYS_ADMIN.
+pub fn loaded_programs() -> io::Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    let mut attr = empty_attr();
+    loop {
+        attr.__bindgen_anon_6.__bindgen_anon_1.start_id = ids.last().copied().unwrap_or(0);
+        match bpf(BPF_PROG_GET_NEXT_ID as u32, &mut attr) {
+            // SAFETY: the call has filled in this member of the union; any value is an id.
+            Ok(_) => ids.push(unsafe { attr.__bindgen_anon_6.next_id }),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(ids),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Waits until every kernel program that was running has ended. Where the kernel refuses (nohz_full hosts), waits a fixed

@@ -2,20 +2,24 @@
 //!
 //! kallsyms gives no sizes; a symbol ends where the next one, of whatever kind, begins. A name that has no
 //! neighbour (the last of a module) ends after [`LONGEST_FUNCTION`] at most. The list is read again when an address
-//! is not covered, since modules and BPF programs come and go.
+//! is not covered, or is a BPF program's, and modules or BPF programs have come or gone since.
 
 use std::fs::File;
+use std::hash::{Hash, Hasher};
 use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHasher;
+
 use super::Unresolved;
+use crate::kernel::sys::loaded_programs;
 
 /// No function is longer; the longest of a stock kernel are some 30 KiB.
 const LONGEST_FUNCTION: u64 = 64 * 1024;
 
-/// The list is read at most this often: it takes tens of milliseconds.
+/// The list is read, and what it depends on looked at, at most this often: reading takes tens of milliseconds.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the list says of BPF programs.
@@ -42,21 +46,35 @@ pub(crate) struct KernelSymbols {
     symbols: Vec<Symbol>,
     text: String,
     modules: Vec<Arc<str>>,
+    /// When the list was read, or last found to hold still.
     read: Option<Instant>,
+    /// Which code was there when it was read; `None` if that cannot be told.
+    code: Option<u64>,
+    code_now: fn() -> Option<u64>,
     hidden: bool,
+}
+
+/// Stands for the modules and BPF programs that there are. `None` if the kernel does not tell.
+fn code_now() -> Option<u64> {
+    let mut hasher = FxHasher::default();
+    loaded_programs().ok()?.hash(&mut hasher);
+    // Kernels without modules have no list of them.
+    std::fs::read("/proc/modules").unwrap_or_default().hash(&mut hasher);
+    Some(hasher.finish())
 }
 
 impl KernelSymbols {
     pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
         let (symbols, text) = (Vec::new(), String::new());
-        Self { path: path.into(), symbols, text, modules: Vec::new(), read: None, hidden: false }
+        let modules = Vec::new();
+        Self { path: path.into(), symbols, text, modules, read: None, code: None, code_now, hidden: false }
     }
 
     /// Function and module at an address.
     pub(crate) fn find(&mut self, address: u64) -> Result<(&str, Arc<str>), Unresolved> {
         let settled = self.lookup(address).is_some_and(|symbol| !self.is_program(symbol));
         if !settled && self.read.is_none_or(|read| read.elapsed() >= RELOAD_INTERVAL) {
-            self.reload();
+            self.refresh();
         }
         match self.lookup(address) {
             Some(symbol) => {
@@ -91,8 +109,20 @@ impl KernelSymbols {
         self.modules.get(usize::from(symbol.module)).is_some_and(|module| **module == *PROGRAMS)
     }
 
+    /// Reads the list unless it is known to hold still.
+    fn refresh(&mut self) {
+        let now = (self.code_now)();
+        if self.read.is_none() || now.is_none() || now != self.code {
+            self.reload();
+        } else {
+            self.read = Some(Instant::now());
+        }
+    }
+
     fn reload(&mut self) {
         self.read = Some(Instant::now());
+        // What comes while the list is read makes another reading of it necessary, so this goes first.
+        self.code = (self.code_now)();
         let list = File::open(&self.path).and_then(|file| self.parse(BufReader::with_capacity(1 << 16, file)));
         if list.is_err() {
             self.hidden = true;
@@ -204,10 +234,26 @@ not a line
         let path = directory.path().join("kallsyms");
         std::fs::write(&path, "ffffffffc0000000 t bpf_prog_1_old\t[bpf]\n")?;
         let mut symbols = KernelSymbols::new(&path);
+        symbols.code_now = || Some(1);
         assert_eq!(symbols.find(0xffff_ffff_c000_0100)?.0, "bpf_prog_1_old");
         std::fs::write(&path, "ffffffffc0000000 t bpf_prog_1_old\t[bpf]\nffffffffc0000080 t bpf_prog_2_new\t[bpf]\n")?;
-        symbols.read = Instant::now().checked_sub(RELOAD_INTERVAL);
+        let long_ago = Instant::now().checked_sub(RELOAD_INTERVAL);
+        symbols.read = long_ago;
+        assert_eq!(symbols.find(0xffff_ffff_c000_0100)?.0, "bpf_prog_1_old", "nothing was loaded, it is said");
+        assert!(symbols.read > long_ago, "the next one need not ask");
+        (symbols.read, symbols.code_now) = (long_ago, || Some(2));
         assert_eq!(symbols.find(0xffff_ffff_c000_0100)?.0, "bpf_prog_2_new");
+        Ok(())
+    }
+
+    #[test]
+    fn code_that_holds_still_is_told_by_the_same_number() -> TestResult {
+        // Others load programs meanwhile.
+        let same = (0..20).any(|_| code_now().is_some_and(|now| code_now() == Some(now)));
+        if code_now().is_none() {
+            return skip("the kernel does not tell which programs are loaded");
+        }
+        assert!(same);
         Ok(())
     }
 
