@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded};
 
 use super::{capabilities, settings::Settings, shared::Shared, ticks, unix_ns};
 use crate::{
@@ -164,7 +164,9 @@ impl Worker {
         let mut end = Instant::now() + ticks::until_end(unix_ns(), settings.window);
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            match self.inbox.recv_timeout(left.min(POLL)) {
+            // Orders can wait so long. The channel would yield the CPU ten times before it sleeps.
+            std::thread::sleep(left.min(POLL));
+            match self.inbox.try_recv() {
                 Ok(Order::Settings) => {
                     let now = self.shared.settings();
                     let same = now.collect == settings.collect && now.node == settings.node;
@@ -173,11 +175,11 @@ impl Worker {
                         return Ok(Ended::Settings);
                     }
                 }
-                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                Ok(Order::Stop) | Err(TryRecvError::Disconnected) => {
                     self.hand_out(collection)?;
                     return Ok(Ended::Stop);
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(TryRecvError::Empty) => {}
             }
             collection.poll()?;
             self.shared.note_progress();
