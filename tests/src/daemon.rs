@@ -81,6 +81,18 @@ impl Daemon {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Waits until it has logged this: a line that it wrote before it answered may be read after the answer.
+    pub fn says(&self, text: &str) -> Result<()> {
+        let began = Instant::now();
+        while !self.log().contains(text) {
+            if began.elapsed() > Duration::from_secs(5) {
+                bail!("nobody is told \"{text}\": {}", self.log());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Asks for a path.
     pub fn get(&self, path: &str) -> Result<Answer> {
         self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
