@@ -24,6 +24,14 @@ pub fn cpu_clock(context: PerfEventContext) -> u32 {
     0
 }
 
+/// Whether the event interrupted code outside the kernel: the low bits of the code segment are the privilege level.
+#[inline(always)]
+fn in_user_mode(context: &PerfEventContext) -> bool {
+    // SAFETY: the context lives while the program runs. Registers in it are loaded whole; a narrower load, which the compiler might
+    // make of an ordinary one, is refused.
+    unsafe { (&raw const (*context.ctx).regs.cs).read_volatile() & 3 != 0 }
+}
+
 #[inline(always)]
 fn sample(context: &PerfEventContext) {
     // SAFETY: the helpers have no preconditions.
@@ -47,7 +55,8 @@ fn sample(context: &PerfEventContext) {
     };
     let about = About { kind: RecordKind::OnCpu, time_ns: now_ns, reason: 0, user_stack: user_stack::NONE };
     ring::describe(room.record, about, task, slot);
-    let kernel_bytes = ring::kernel_stack(context.as_ptr(), room.record);
+    // The helper would return nothing, and clear all the room for it.
+    let kernel_bytes = if in_user_mode(context) { 0 } else { ring::kernel_stack(context.as_ptr(), room.record) };
     let user_bytes =
         if task.has_user_stack() { unwind::user_stack(context.as_ptr(), room.record, kernel_bytes) } else { 0 };
     let length = ring::close(room.record, kernel_bytes, user_bytes);
