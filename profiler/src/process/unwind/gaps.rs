@@ -12,6 +12,18 @@ use super::image::Extent;
 const SEARCHED_MAX: u64 = 64 << 20;
 /// Bytes read at a time.
 const CHUNK: usize = 256 << 10;
+/// Bytes between two gaps that are cheaper to read along than to call the kernel once more: most gaps are a few bytes between two
+/// functions, and large programs have a hundred thousand.
+const NEAR: u32 = 4096;
+
+fn length(gap: Range) -> usize {
+    (gap.end - gap.start) as usize
+}
+
+/// Whether a gap is read together with those before it.
+fn are_near(all: Range, next: Range) -> bool {
+    next.start - all.end <= NEAR && ((next.end - all.start) as usize) < CHUNK
+}
 
 /// Calls `found` with each way back from a signal: `mov $15, %rax; syscall`, in either encoding. It begins one byte before
 /// its first instruction, since it is looked up as a return address. Returns bytes that were not searched.
@@ -29,32 +41,49 @@ pub(super) fn signal_returns<S: Source + ?Sized>(
     let finder = Finder::new(&NEEDLE);
     let (mut left, mut skipped) = (SEARCHED_MAX, 0);
     let mut chunk = vec![0; CHUNK];
-    for gap in gaps.filter(|gap| (gap.end - gap.start) as usize >= NEEDLE.len()) {
-        let mut start = gap.start;
-        while start < gap.end {
-            let length = ((gap.end - start) as usize).min(CHUNK);
-            let Some(bytes) = chunk.get_mut(..length) else { break };
-            if left < length as u64 || source.read(code.offset(start), bytes).is_err() {
-                skipped += u64::from(gap.end - start);
+    let mut search = |bytes: &[u8], start: u32, gap: Range| {
+        for at in finder.find_iter(bytes) {
+            let before = bytes.get(..at).unwrap_or_default();
+            let first = if before.ends_with(&LONG) {
+                at - LONG.len()
+            } else if before.ends_with(&[SHORT]) {
+                at - 1
+            } else {
+                continue;
+            };
+            let first = start + first as u32;
+            found(Range { start: first.saturating_sub(1).max(gap.start), end: start + (at + NEEDLE.len()) as u32 });
+        }
+    };
+    let mut gaps = gaps.filter(|gap| length(*gap) >= NEEDLE.len()).peekable();
+    let mut group = Vec::new();
+    while let Some(gap) = gaps.next() {
+        group.clear();
+        group.push(gap);
+        let mut all = gap;
+        while let Some(next) = gaps.next_if(|next| are_near(all, *next)) {
+            group.push(next);
+            all.end = next.end;
+        }
+        let mut start = all.start;
+        loop {
+            let part = ((all.end - start) as usize).min(CHUNK);
+            let Some(bytes) = chunk.get_mut(..part) else { break };
+            if left < part as u64 || source.read(code.offset(start), bytes).is_err() {
+                skipped += group.iter().map(|gap| u64::from(gap.end - start.clamp(gap.start, gap.end))).sum::<u64>();
                 break;
             }
-            left -= length as u64;
-            for at in finder.find_iter(bytes) {
-                let before = bytes.get(..at).unwrap_or_default();
-                let first = if before.ends_with(&LONG) {
-                    at - LONG.len()
-                } else if before.ends_with(&[SHORT]) {
-                    at - 1
-                } else {
-                    continue;
-                };
-                let first = start + first as u32;
-                found(Range { start: first.saturating_sub(1).max(gap.start), end: start + (at + NEEDLE.len()) as u32 });
+            left -= part as u64;
+            for gap in &group {
+                // A gap that shares what is read with others lies in it whole.
+                let from = gap.start.max(start);
+                let within = (from - start) as usize..((gap.end - start) as usize).min(part);
+                search(bytes.get(within).unwrap_or_default(), from, *gap);
             }
-            if length < CHUNK {
+            if part < CHUNK {
                 break;
             }
-            start += (length - OVERLAP) as u32;
+            start += (part - OVERLAP) as u32;
         }
     }
     skipped

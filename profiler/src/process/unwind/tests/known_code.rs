@@ -1,11 +1,14 @@
 //! Code that is known without call frame information: Go's first functions, ways back from signals, linkage tables.
 
+use std::cell::Cell;
+
 use profiler_ebpf::unwind::Rule;
 
 use crate::process::unwind::code::{Code, Range};
 use crate::process::unwind::gaps::{plt_rule, signal_returns};
 use crate::process::unwind::go_functions::top_frames;
 use crate::process::unwind::image::{Extent, Segment};
+use crate::process::unwind::{Refused, Source};
 
 /// A table of functions as Go 1.20 writes it, each with its entry and its flags.
 fn go_table(text: u64, functions: &[(u32, u8)], end: u32) -> Vec<u8> {
@@ -87,6 +90,35 @@ fn a_way_back_from_a_signal_is_found_in_either_encoding_and_across_reads() {
         .collect();
     assert_eq!(search(&[]), all);
     assert_eq!(search(&[Range { start: 0x80, end: 0x200 }]), all[1..], "what is described is not searched");
+}
+
+#[test]
+fn gaps_near_one_another_are_read_at_once_and_what_is_described_between_them_is_not_searched() {
+    struct Counting(Vec<u8>, Cell<u32>);
+    impl Source for Counting {
+        fn length(&self) -> Result<u64, Refused> {
+            Ok(self.0.len() as u64)
+        }
+
+        fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Refused> {
+            self.1.set(self.1.get() + 1);
+            self.0[..].read(offset, bytes)
+        }
+    }
+    const SHORT: [u8; 7] = [0xb8, 15, 0, 0, 0, 0x0f, 5];
+    let mut source = Counting(vec![0x90; 64 << 10], Cell::new(0));
+    // In a gap, in described code, across the start of a gap, and in a gap far away.
+    for at in [0x100, 0x200, 0x30c, 0x8010] {
+        source.0[at..at + 7].copy_from_slice(&SHORT);
+    }
+    let segment = Segment { offset: 0, file_size: source.0.len() as u64, address: 0, executable: true };
+    let code = Code::new(&[segment]).unwrap();
+    let gaps = [(0x100, 0x110), (0x310, 0x320), (0x400, 0x410), (0x8000, 0x8020)];
+    let mut found = Vec::new();
+    let gaps = gaps.map(|(start, end)| Range { start, end });
+    assert_eq!(signal_returns(&source, &code, gaps.into_iter(), |range| found.push(range)), 0);
+    assert_eq!(found, [Range { start: 0x100, end: 0x107 }, Range { start: 0x800f, end: 0x8017 }]);
+    assert_eq!(source.1.get(), 2);
 }
 
 #[test]
