@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use rustc_hash::FxHashMap;
+
 use super::cgroup::directory;
 use super::hierarchy::{Hierarchy, Version};
 
@@ -31,15 +33,44 @@ pub struct CpuAccounting {
     pub throttled_ns: Option<u64>,
 }
 
-/// CPU limit in cores of the cgroup at `path`, the tightest of its own and those of the cgroups above.
-pub fn cpu_limit_cores(hierarchy: &Hierarchy, path: &str) -> Option<f64> {
-    let v1 = hierarchy.v1_mount("cpu");
-    let (root, parse): (&Path, fn(&Path) -> Option<f64>) = match (&hierarchy.version, v1) {
-        (_, Some(cpu)) => (cpu, v1_limit),
-        (Version::V2, None) => (&hierarchy.root, v2_limit),
-        (Version::V1 { .. }, None) => return None,
-    };
-    above(path).filter_map(|path| parse(&directory(root, path))).min_by(f64::total_cmp)
+/// CPU limits as they are now, each cgroup's read once: those of a node share most of the way up.
+#[derive(Debug)]
+pub struct CpuLimits<'a> {
+    /// Where limits are kept; none where nobody keeps any.
+    root: Option<&'a Path>,
+    /// The limit of a directory there itself.
+    read: fn(&Path) -> Option<f64>,
+    known: FxHashMap<String, Option<f64>>,
+}
+
+impl<'a> CpuLimits<'a> {
+    /// Nothing is read yet.
+    pub fn new(hierarchy: &'a Hierarchy) -> Self {
+        let v1 = hierarchy.v1_mount("cpu");
+        let v2 = || (hierarchy.version == Version::V2).then_some(hierarchy.root.as_path());
+        let read = if v1.is_some() { v1_limit } else { v2_limit };
+        Self { root: v1.or_else(v2), read, known: FxHashMap::default() }
+    }
+
+    /// CPU limit in cores of the cgroup at `path`, the tightest of its own and those of the cgroups above.
+    pub fn of(&mut self, path: &str) -> Option<f64> {
+        let root = self.root?;
+        let mut tightest = None;
+        let mut unknown = Vec::new();
+        for path in above(path) {
+            if let Some(known) = self.known.get(path) {
+                tightest = *known;
+                break;
+            }
+            unknown.push(path);
+        }
+        for path in unknown.into_iter().rev() {
+            let own = (self.read)(&directory(root, path));
+            tightest = [tightest, own].into_iter().flatten().min_by(f64::total_cmp);
+            self.known.insert(path.to_owned(), tightest);
+        }
+        tightest
+    }
 }
 
 /// Totals of pressure stalls of the cgroup at `path`. v1 has none.
@@ -135,9 +166,15 @@ mod tests {
         fs::write(root.path().join("kubepods/cpu.max"), "max 100000\n").unwrap();
         let mounts = format!("31 23 0:38 / {} rw - cgroup2 cgroup2 rw\n", root.path().display());
         let hierarchy = Hierarchy::for_tests(&mounts);
-        assert_eq!(cpu_limit_cores(&hierarchy, "/kubepods/pod/container"), Some(0.5));
-        assert_eq!(cpu_limit_cores(&hierarchy, "/kubepods"), None);
-        assert_eq!(cpu_limit_cores(&hierarchy, "/gone/away"), None);
+        fs::create_dir_all(pod.join("tight")).unwrap();
+        fs::write(pod.join("tight/cpu.max"), "20000 100000\n").unwrap();
+        let mut limits = CpuLimits::new(&hierarchy);
+        for _ in ["read", "known"] {
+            assert_eq!(limits.of("/kubepods/pod/container"), Some(0.5));
+            assert_eq!(limits.of("/kubepods/pod/tight"), Some(0.2));
+            assert_eq!(limits.of("/kubepods"), None);
+            assert_eq!(limits.of("/gone/away"), None);
+        }
     }
 
     #[test]
@@ -160,7 +197,7 @@ mod tests {
             "31 23 0:38 / {base}/unified rw - cgroup2 cgroup2 rw\n32 23 0:39 / {base}/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
         );
         let hierarchy = Hierarchy::for_tests(&mounts);
-        assert_eq!(cpu_limit_cores(&hierarchy, "/docker/x"), Some(0.3));
+        assert_eq!(CpuLimits::new(&hierarchy).of("/docker/x"), Some(0.3));
         let accounting = cpu_accounting(&hierarchy, "/docker/x");
         assert_eq!(accounting.usage_ns, Some(987_654_321));
         assert_eq!(accounting.periods, Some(40));

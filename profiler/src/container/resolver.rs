@@ -16,7 +16,7 @@ use super::ContainerError;
 use super::cgroup::{self, CgroupId};
 use super::hierarchy::Hierarchy;
 use super::identity::{ContainerIdentity, Identity, Runtime, identify};
-use super::limits;
+use super::limits::CpuLimits;
 use super::naming::{self, Description};
 use super::runtime::{self, Age, Lookup, Metadata, MetadataThread, RuntimeSocket, StateRoots, Update};
 
@@ -439,7 +439,7 @@ impl ContainerResolver {
             ContainerKey::Unit(path) => Description {
                 container: self.units.get(path).cloned(),
                 cgroup: path.to_string(),
-                cpu_limit_cores: limits::cpu_limit_cores(&self.hierarchy, path),
+                cpu_limit_cores: CpuLimits::new(&self.hierarchy).of(path),
                 ..nobody
             },
             ContainerKey::Container(id) => {
@@ -468,9 +468,10 @@ impl ContainerResolver {
 
     /// Reads the limits of containers that are alive; an ended one keeps what was read last.
     fn read_limits(&mut self) {
+        let mut limits = CpuLimits::new(&self.hierarchy);
         for known in self.containers.values_mut() {
             if known.removed.is_none() {
-                let limit = limits::cpu_limit_cores(&self.hierarchy, &known.identity.cgroup);
+                let limit = limits.of(&known.identity.cgroup);
                 known.cpu_limit_cores = limit.or(known.cpu_limit_cores);
             }
         }

@@ -222,7 +222,10 @@ impl Kernel {
         for cpu in 0..=cpus {
             for container in 0..(self.containers() as usize).min(containers) {
                 let index = ((generation as usize & 1) * (cpus + 1) + cpu) * containers + container;
-                let ns = self.ledger.read(index).map_or(0, |row| row.parts_ns[profiler_ebpf::Part::Cpu as usize]);
+                // SAFETY: inside the mapping and aligned; any bits are a value. The row is a hundred times as long.
+                let ns = self.ledger.at(index).map_or(0, |row| unsafe {
+                    (&raw const (*row).parts_ns[profiler_ebpf::Part::Cpu as usize]).read_volatile()
+                });
                 if ns > 0 {
                     let sum = sums.entry(container as u32).or_default();
                     *sum = sum.wrapping_add(ns);
@@ -250,7 +253,7 @@ impl Kernel {
     fn take_waited_behind(&mut self, window: &mut RawWindow) {
         let mut idle = Vec::new();
         let mut count = 0;
-        for (key, ns) in self.waited_behind.iter().filter_map(Result::ok) {
+        for (key, ns) in self.waited_behind.read() {
             count += 1;
             let before = self.so_far.waited_behind.insert(key, ns).unwrap_or(0);
             // An entry that was deleted and came back counts from nought.
@@ -285,7 +288,7 @@ impl Kernel {
 
     fn drop_waited_behind(&mut self, key: u64) {
         self.so_far.waited_behind.remove(&key);
-        if let Err(error) = self.waited_behind.remove(&key) {
+        if let Err(error) = self.waited_behind.remove(key) {
             tracing::debug!("a pair of containers that is gone cannot be forgotten: {error}");
         }
     }

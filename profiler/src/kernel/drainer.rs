@@ -6,8 +6,13 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
 use super::{Record, records::Rings};
 
-/// Time between two looks into the rings.
-const EVERY: Duration = Duration::from_millis(20);
+/// Time between two looks into the rings: while there is much in them, and at most, reached by doubling it each time that there is
+/// little. Most nodes are quiet most of the time, and each look costs a switch there and back.
+const SHORTEST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_millis(80);
+
+/// So small a part of a ring is little: four times as long, it would still be a sixteenth.
+const LITTLE: u64 = 64;
 
 /// Batches that may wait to be taken: most of a minute's.
 const BATCHES: usize = 2048;
@@ -40,16 +45,37 @@ pub struct AllRings {
     pub at_exit: Rings,
 }
 
+/// How much there was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fill {
+    Little,
+    Much,
+}
+
+impl Fill {
+    /// How long to wait for the next look, after this was found `pause` after the last.
+    fn next(self, pause: Duration) -> Duration {
+        match self {
+            Self::Little => (pause * 2).min(LONGEST),
+            Self::Much => SHORTEST,
+        }
+    }
+}
+
 impl AllRings {
     /// A gap's record is written before the user stack taken at its syscall's end, so those are read first and passed on
     /// last.
-    fn drain(&mut self) -> Batch {
+    fn drain(&mut self) -> (Batch, Fill) {
         let (mut at_exit, mut records) = (Vec::new(), Vec::new());
-        let mut skipped_bytes = self.at_exit.drain(|record| at_exit.push(record));
-        skipped_bytes += self.off_cpu.drain(|record| records.push(record));
-        skipped_bytes += self.on_cpu.drain(|record| records.push(record));
+        let drained = [
+            self.at_exit.drain(|record| at_exit.push(record)),
+            self.off_cpu.drain(|record| records.push(record)),
+            self.on_cpu.drain(|record| records.push(record)),
+        ];
         records.append(&mut at_exit);
-        Batch { records, skipped_bytes, lost_records: 0 }
+        let skipped_bytes = drained.iter().map(|ring| ring.skipped_bytes).sum();
+        let much = drained.iter().any(|ring| ring.fullest_bytes > self.on_cpu.bytes() / LITTLE);
+        (Batch { records, skipped_bytes, lost_records: 0 }, if much { Fill::Much } else { Fill::Little })
     }
 }
 
@@ -61,14 +87,16 @@ impl Drainer {
         let thread = std::thread::Builder::new().name("drain".to_owned()).spawn(move || {
             hurry();
             let mut lost_records = 0;
+            let mut pause = SHORTEST;
             loop {
                 // Not by the channel, which yields the CPU ten times before it sleeps: that cost more than the rings.
-                std::thread::park_timeout(EVERY);
+                std::thread::park_timeout(pause);
                 let request = requested.try_recv();
                 if matches!(request, Err(TryRecvError::Disconnected)) {
                     return;
                 }
-                let mut found = rings.drain();
+                let (mut found, fill) = rings.drain();
+                pause = fill.next(pause);
                 found.lost_records = std::mem::take(&mut lost_records);
                 if !found.records.is_empty() || found.skipped_bytes + found.lost_records > 0 {
                     match batch.try_send(found) {
@@ -133,5 +161,18 @@ fn hurry() {
     // SAFETY: takes no pointers; 0 is the calling thread.
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) } != 0 {
         tracing::debug!("the rings are emptied at normal priority: {}", io::Error::last_os_error());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_become_rarer_while_there_is_little_and_frequent_at_once_when_there_is_much() {
+        let quiet = Fill::Little.next(Fill::Little.next(SHORTEST));
+        assert_eq!(quiet, LONGEST);
+        assert_eq!(Fill::Little.next(quiet), LONGEST);
+        assert_eq!(Fill::Much.next(quiet), SHORTEST);
     }
 }

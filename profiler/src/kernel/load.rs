@@ -25,6 +25,7 @@ use super::{
     idle::IdleClock,
     mapped::MappedArray,
     offsets,
+    pairs::Pairs,
     records::Rings,
     rows::Rows,
     sampler::Sampler,
@@ -123,8 +124,7 @@ impl Kernel {
         // A map may only leave the loader once every program that names it is loaded.
         let mut maps = Maps { ebpf: &mut ebpf };
         let events = RingBuf::try_from(maps.take(map::EVENTS)?).map_err(|error| wrong(map::EVENTS, &error))?;
-        let waited_behind =
-            HashMap::try_from(maps.take(map::WAITED_BEHIND)?).map_err(|error| wrong(map::WAITED_BEHIND, &error))?;
+        let waited_behind = maps.pairs(sizes.waited_behind())?;
         let unwind = if unwinds_by_tables() { Some(maps.unwind()?) } else { None };
         let given = HashMap::try_from(maps.take(map::CONTAINERS)?).map_err(|error| wrong(map::CONTAINERS, &error))?;
         let ready =
@@ -403,6 +403,18 @@ impl Maps<'_> {
             Map::Array(data) => MappedArray::map(name, data.fd().as_fd(), length),
             _ => Err(KernelError::Map { map: name, source: io::Error::other("not an array") }),
         }
+    }
+
+    /// Who waited behind whom.
+    fn pairs(&mut self, capacity: u32) -> Result<Pairs, KernelError> {
+        let map = self.take(map::WAITED_BEHIND)?;
+        let fd = match &map {
+            Map::HashMap(data) => data.fd().as_fd().try_clone_to_owned(),
+            _ => Err(io::Error::other("not a hash map")),
+        }
+        .map_err(|source| KernelError::Map { map: map::WAITED_BEHIND, source })?;
+        let map = HashMap::try_from(map).map_err(|error| wrong(map::WAITED_BEHIND, &error))?;
+        Ok(Pairs::new(map, fd, capacity))
     }
 
     /// What user stacks are walked by.

@@ -17,6 +17,7 @@ mod idle;
 mod load;
 mod mapped;
 pub mod offsets;
+mod pairs;
 pub mod probe;
 mod records;
 mod rows;
@@ -37,7 +38,7 @@ use std::time::Duration;
 
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData, RingBuf},
+    maps::{MapData, RingBuf},
 };
 use profiler_ebpf::{Control, LedgerRow, settings::COUNTERS};
 
@@ -99,7 +100,7 @@ pub struct Kernel {
     drainer: Drainer,
     events: RingBuf<MapData>,
     indices: Indices,
-    waited_behind: HashMap<MapData, u64, u64>,
+    waited_behind: pairs::Pairs,
     /// Until they are taken.
     unwind: Option<UnwindMaps>,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,

@@ -62,6 +62,15 @@ fn words(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default())).collect()
 }
 
+/// What one look into the rings found besides records.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Bytes that were no records.
+    pub skipped_bytes: u64,
+    /// Bytes that lay in the fullest ring.
+    pub fullest_bytes: u64,
+}
+
 /// The rings of one context, one a CPU.
 pub struct Rings {
     mapped: MappedArray<Ring>,
@@ -76,9 +85,9 @@ impl Rings {
     }
 
     /// Takes out everything that is there. A record that makes no sense (none was ever seen) ends that ring's reading and
-    /// is returned as an error's worth of bytes skipped.
-    pub fn drain(&mut self, mut take: impl FnMut(Record)) -> u64 {
-        let mut skipped = 0;
+    /// is returned as an error's worth of bytes skipped. In bytes: those, and how much there was in the fullest ring.
+    pub fn drain(&mut self, mut take: impl FnMut(Record)) -> Drained {
+        let mut drained = Drained::default();
         for cpu in 0..self.mapped.len() {
             let Some(ring) = self.mapped.at(cpu) else { continue };
             // SAFETY: inside the mapping; the kernel stores `head` with a full barrier after the records before it.
@@ -86,6 +95,7 @@ impl Rings {
             // SAFETY: as above; only we write `tail`.
             let tail = unsafe { AtomicU64::from_ptr(&raw mut (*ring).tail) };
             let mut at = tail.load(Ordering::Relaxed);
+            drained.fullest_bytes = drained.fullest_bytes.max(head.wrapping_sub(at));
             while at != head {
                 let place = (at & (self.ring_bytes - 1)) as usize;
                 let length = RECORD_BYTES.min((head - at) as usize);
@@ -96,7 +106,7 @@ impl Rings {
                     ptr::copy_nonoverlapping(data, self.buffer.as_mut_ptr(), length);
                 }
                 let Some(record) = self.buffer.get(..length).and_then(Record::parse) else {
-                    skipped += head - at;
+                    drained.skipped_bytes += head - at;
                     at = head;
                     break;
                 };
@@ -105,7 +115,12 @@ impl Rings {
             }
             tail.store(at, Ordering::Release);
         }
-        skipped
+        drained
+    }
+
+    /// Bytes that each ring has room for.
+    pub fn bytes(&self) -> u64 {
+        self.ring_bytes
     }
 }
 
@@ -160,7 +175,7 @@ mod tests {
 
     fn drained(rings: &mut Rings) -> (Vec<Record>, u64) {
         let mut records = Vec::new();
-        let skipped = rings.drain(|record| records.push(record));
+        let skipped = rings.drain(|record| records.push(record)).skipped_bytes;
         (records, skipped)
     }
 
@@ -273,10 +288,10 @@ mod tests {
                     expected.push((tid as u32, kernel, user));
                 }
                 if drain {
-                    prop_assert_eq!(rings.drain(|record| found.push(record)), 0);
+                    prop_assert_eq!(rings.drain(|record| found.push(record)).skipped_bytes, 0);
                 }
             }
-            prop_assert_eq!(rings.drain(|record| found.push(record)), 0);
+            prop_assert_eq!(rings.drain(|record| found.push(record)).skipped_bytes, 0);
             let found: Vec<_> =
                 found.into_iter().map(|record| (record.header.tid, record.kernel, record.user)).collect();
             prop_assert_eq!(found, expected);
