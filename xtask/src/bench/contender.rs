@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -87,6 +87,22 @@ pub fn own(name: &'static str, arguments: &[&str]) -> Contender {
     Contender { name, command, programs: true, divisor: 1 }
 }
 
+/// `profiler record` with these options, to a file of the caller's.
+pub fn recording_to(path: &Path, options: &[&str]) -> Contender {
+    let path = path.to_string_lossy();
+    let program = workspace::release_binary("profiler");
+    let output = ["--output", &*path];
+    let words = RECORD.iter().chain(options).chain(&output);
+    let command = std::iter::once(program.to_string_lossy().into_owned()).chain(words.map(|&word| word.to_owned()));
+    Contender { name: ALL, command: command.collect(), programs: true, divisor: 1 }
+}
+
+/// A program of bpftrace.
+pub fn bpftrace(name: &'static str, program: &str) -> Contender {
+    let command = ["bpftrace", "-e", program].map(str::to_owned).to_vec();
+    Contender { name, command, programs: true, divisor: 1 }
+}
+
 /// `profiler record` of everything, with more options.
 pub fn recording(options: &[&str]) -> Contender {
     own(ALL, &[&RECORD[..], options].concat())
@@ -113,7 +129,7 @@ pub fn theirs() -> Vec<Contender> {
         tool("offcputime", true, &["/usr/sbin/offcputime"]),
         tool("runqlat", true, &["/usr/sbin/runqlat"]),
         tool("syscount -L", true, &["/usr/sbin/syscount", "-L"]),
-        tool("bpftrace histogram", true, &["bpftrace", "-e", histogram]),
+        bpftrace("bpftrace histogram", histogram),
         tool(
             "perf record -g",
             false,
@@ -124,6 +140,14 @@ pub fn theirs() -> Vec<Contender> {
 }
 
 impl Contender {
+    /// Starts it, has `body` look at it, stops it.
+    pub fn watch<T>(&self, body: impl FnOnce(&Running) -> Result<T>) -> Result<T> {
+        let running = Running::start(self)?;
+        let seen = body(&running)?;
+        running.stop()?;
+        Ok(seen)
+    }
+
     /// Starts it, runs the loads under it, stops it.
     pub fn measure(&self, loads: &Loads) -> Result<Cost> {
         say(format!("loads under {}", self.name.trim()));
@@ -147,7 +171,7 @@ impl Contender {
         })?;
         drop(statistics);
 
-        let map_bytes = Held::by(running.id()?)?.maps.values().sum();
+        let map_bytes = running.map_bytes()?;
         let agent = running.agent()?;
         running.stop()?;
         Ok(Cost { name: self.name, walls, pipe, calls, agent, map_bytes })
@@ -155,7 +179,7 @@ impl Contender {
 }
 
 /// A contender that runs.
-struct Running {
+pub struct Running {
     name: &'static str,
     child: Option<Child>,
 }
@@ -204,7 +228,7 @@ impl Running {
     }
 
     /// What its programs did during `body`, which returns how many events it made.
-    fn figures(&self, body: impl FnOnce() -> Result<u64>) -> Result<Figures> {
+    pub fn figures(&self, body: impl FnOnce() -> Result<u64>) -> Result<Figures> {
         let before = self.programs()?;
         let events = body()?;
         let programs = kernel_figures::growth(&before, &self.programs()?);
@@ -216,7 +240,13 @@ impl Running {
         self.child.as_ref().map(Child::id).context("the contender has ended")
     }
 
-    fn agent(&self) -> Result<Agent> {
+    /// Memory of its maps.
+    pub fn map_bytes(&self) -> Result<u64> {
+        Ok(Held::by(self.id()?)?.maps.values().sum())
+    }
+
+    /// Its user side so far.
+    pub fn agent(&self) -> Result<Agent> {
         let id = self.id()?;
         let read = |file: &str| {
             let path = format!("/proc/{id}/{file}");

@@ -91,6 +91,15 @@ impl Held {
     }
 }
 
+/// Memory of all maps whose name begins so, in bytes. Maps inside maps are held by no descriptor, so whose they are cannot be told.
+pub fn memory_of_maps(prefixes: &[&str]) -> Result<u64> {
+    let listing = Step::new("ask for maps", "bpftool").args(["map", "show", "--json"]).read()?;
+    let listing: Value = serde_json::from_str(&listing).context("bpftool printed no JSON")?;
+    let maps = listing.as_array().map(Vec::as_slice).unwrap_or_default();
+    let ours = |map: &&Value| map["name"].as_str().is_some_and(|name| prefixes.iter().any(|it| name.starts_with(it)));
+    Ok(maps.iter().filter(ours).filter_map(|map| map["bytes_memlock"].as_u64()).sum())
+}
+
 /// Context switches of all CPUs since boot.
 pub fn context_switches() -> Result<u64> {
     let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;

@@ -66,7 +66,8 @@ fn nanoseconds_an_operation(text: &str) -> Option<f64> {
     microseconds.trim().parse::<f64>().ok().map(|value| value * 1000.0)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

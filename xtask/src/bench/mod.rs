@@ -11,6 +11,7 @@ mod kernel_figures;
 mod load;
 mod tracefs;
 mod unwind_tables;
+mod unwinding;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -23,6 +24,7 @@ use contender::Cost;
 pub use daemon::BenchDaemon;
 use load::Loads;
 
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 /// Measures what profiling costs, beside other tools.
 #[derive(Args)]
 pub struct Bench {
@@ -38,6 +40,9 @@ pub struct Bench {
     /// Leave out the growth with containers and stacks.
     #[arg(long)]
     no_growth: bool,
+    /// Only what concerns user stacks.
+    #[arg(long)]
+    only_stacks: bool,
     /// Use the programs in target/release as they are.
     #[arg(long)]
     no_build: bool,
@@ -64,6 +69,11 @@ impl Bench {
         }
         println!("\nUnwind tables\n{}", unwind_tables::table()?);
         let _tracefs = tracefs::Mounted::ensure()?;
+        println!("\nUser stacks, at {} samples a second\n{}", unwinding::FREQUENCY, unwinding::stacks(self.own)?);
+        println!("\nMemory of unwinding\n{}", unwinding::memory()?);
+        if self.only_stacks {
+            return Ok(());
+        }
         let loads = Loads { cpu: self.cpu, rounds: self.rounds, divisor: 1 };
 
         say("loads alone");

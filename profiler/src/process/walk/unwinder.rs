@@ -58,7 +58,7 @@ pub struct UnwinderOptions {
 
 impl Default for UnwinderOptions {
     fn default() -> Self {
-        Self { budget_bytes: 32 << 20, ahead_bytes: 5 << 20 }
+        Self { budget_bytes: 32_000_000, ahead_bytes: 5_000_000 }
     }
 }
 
