@@ -463,6 +463,7 @@ impl Collection {
         }
         for (place, container) in containers.list.iter().enumerate().filter(|(_, one)| one.ledger.stolen_ns > 0) {
             let key = stolen(ContainerIndex(place as u32), table, owners);
+            with_stack_ns += container.ledger.stolen_ns as f64;
             sums.insert(key, (container.ledger.stolen_ns as f64, 1.0));
         }
         // Another window may meet others.

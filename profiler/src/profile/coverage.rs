@@ -104,7 +104,7 @@ impl SymbolCoverage {
 pub struct OffCpuCoverage {
     /// Exact off-CPU thread-time in nanoseconds.
     pub time_ns: u64,
-    /// Off-CPU thread-time (weighted) that carries a stack, in nanoseconds.
+    /// Off-CPU thread-time (weighted) that carries a stack, in nanoseconds. What the hypervisor stole needs none and counts as well.
     pub with_stack_ns: u64,
     /// Samples that could not be kept, by reason.
     pub lost: u64,

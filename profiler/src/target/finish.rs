@@ -11,7 +11,7 @@
 //! first is then decided by what was lost.
 
 use super::calls::name_of;
-use super::finding::{Basis, Finding};
+use super::finding::{Basis, Finding, LEAST_CORES};
 use super::kind::{Kind, Unit};
 use super::recheck;
 use super::scene::Scene;
@@ -153,6 +153,8 @@ struct Seen {
     samples: f64,
     kept: u64,
     off_cpu: f64,
+    /// Off-CPU time without a stack, in thread-seconds a second.
+    unseen_off_cpu: f64,
     names: f64,
 }
 
@@ -172,6 +174,8 @@ impl Seen {
             samples: share(kept, wanted),
             kept: samples.kept,
             off_cpu: share(off_cpu.with_stack_ns as f64, off_cpu.time_ns as f64),
+            unseen_off_cpu: off_cpu.time_ns.saturating_sub(off_cpu.with_stack_ns) as f64
+                / profile.window.duration_ns.max(1) as f64,
             names: coverage.symbols_resolved(),
         }
     }
@@ -187,7 +191,8 @@ impl Seen {
                 100.0 * (1.0 - self.samples)
             ));
         }
-        if profile.settings.off_cpu && self.off_cpu < LEAST_SEEN {
+        // So little that no target could hide in it is not worth a stack's being missed: a busy program hardly waits at all.
+        if profile.settings.off_cpu && self.off_cpu < LEAST_SEEN && self.unseen_off_cpu >= LEAST_CORES {
             why.push(format!(
                 "{:.0} % of the off-CPU time has no stack; see the losses above",
                 100.0 * (1.0 - self.off_cpu)

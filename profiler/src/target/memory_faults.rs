@@ -57,8 +57,8 @@ pub fn find(scene: &mut Scene<'_>, place: usize) -> Vec<Finding> {
             .rows
             .iter()
             .filter(|(at, _)| scene.facts(here.cpu[*at].stack).is_some_and(|facts| facts.area == Area::Fault))
-            .map(|row| row.1)
-            .sum();
+            // An empty sum is -0.0, and would be printed as such.
+            .fold(0.0, |sum, row| sum + row.1);
         let mut evidence = vec![format!(
             "{:.3} cores in page faults and {:.3} in mapping calls below it (on-CPU samples)",
             faults / scene.window_ns,

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::profile::{
-    Container, ContainerIndex, Errno, Frame, FrameKind, Ledger, OffCpuReason, OffCpuSample, OnCpuSample, Process,
-    ProcessIndex, StackId, SyscallStats, WaitedBehind,
+    Container, ContainerIndex, Errno, Frame, FrameKind, Ledger, OffCpuCoverage, OffCpuReason, OffCpuSample,
+    OnCpuSample, Process, ProcessIndex, StackId, SyscallStats, WaitedBehind,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -464,6 +464,18 @@ fn below_the_floor_of_coverage_the_ranking_is_withheld_and_says_why() {
     let analysis = planted.analysis();
     assert_eq!(analysis.targets, []);
     assert!(analysis.withheld[0].contains("75 %"), "{:?}", analysis.withheld);
+}
+
+#[test]
+fn waits_too_short_to_hide_a_target_withhold_nothing_and_longer_ones_do() {
+    let mut planted = Planted::new();
+    planted.cpu("main > hash", 1000);
+    let window_ns = planted.profile.window.duration_ns;
+    planted.profile.coverage.off_cpu = OffCpuCoverage { time_ns: window_ns / 25, ..OffCpuCoverage::default() };
+    assert_eq!(planted.analysis().withheld, [] as [String; 0]);
+    assert_eq!(planted.analysis().targets.len(), 1);
+    planted.profile.coverage.off_cpu.time_ns = window_ns / 15;
+    assert!(planted.analysis().withheld[0].contains("100 % of the off-CPU time"), "{:?}", planted.analysis().withheld);
 }
 
 #[test]
