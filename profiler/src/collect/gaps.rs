@@ -52,8 +52,9 @@ impl GapJoin {
                 _ => gaps.push(record),
             }
         }
-        // Threads move between CPUs, so one ring's records are no sequence of a thread's gaps.
+        // Threads move between CPUs, so one ring's records are no sequence of a thread's gaps, nor of its syscalls' ends.
         gaps.sort_by_key(|gap| gap.header.time_ns);
+        exits.sort_by_key(|exit| exit.header.time_ns);
         for gap in std::mem::take(&mut self.unmatched) {
             let user = self.recall(gap.header.tid, gap.header.sequence).unwrap_or(UserPart::Missing("lost"));
             whole.push(Gap { record: gap, user });
@@ -197,6 +198,20 @@ mod tests {
         assert_eq!(whole.len(), 1);
         assert_eq!(whole[0].user, UserPart::Taken(vec![9], Stop::NotWalked));
         assert!(join.taken.is_empty(), "what came before is forgotten");
+    }
+
+    #[test]
+    fn ends_of_syscalls_are_taken_in_their_order_though_a_later_one_lies_in_a_ring_that_is_read_first() {
+        let mut join = GapJoin::default();
+        let gap = |sequence| record(RecordKind::Gap, 5, sequence, user_stack::AT_EXIT, &[]);
+        let end = |sequence, stack| {
+            let mut exit = record(RecordKind::UserStackAtExit, 5, sequence, 0, &[stack]);
+            (exit.header.gap_start_ns, exit.header.time_ns) = (sequence, sequence);
+            exit
+        };
+        let whole = join.join(vec![gap(3), gap(8), end(8, 80), end(3, 30)]);
+        let taken = |stack| UserPart::Taken(vec![stack], Stop::NotWalked);
+        assert_eq!(whole.into_iter().map(|gap| gap.user).collect::<Vec<_>>(), [taken(30), taken(80)]);
     }
 
     #[test]
