@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use comfy_table::Table;
 
+use super::beside::Beside;
 use super::kernel_figures::{self, Held, Program, Statistics};
 use super::{figures, growth, megabytes};
 use crate::setup;
@@ -73,14 +74,14 @@ impl BenchDaemon {
             workspace::target().join("release")
         };
         let statistics = Statistics::on()?;
-        let crowd = Crowd::start(&folder, self.containers, 0)?;
+        let containers = crowd(&folder, self.containers, 0)?;
         let daemon = Daemon::start(&folder, &self.arguments)?;
         println!("\nA scrape\n{}", daemon.scrapes()?);
         println!("\nCost over {} s\n{}", self.seconds, daemon.cost(Duration::from_secs(self.seconds))?);
         drop(statistics);
-        drop(crowd);
+        drop(containers);
         if self.soak > 0 {
-            let _crowd = Crowd::start(&folder, self.containers, self.churn)?;
+            let _containers = crowd(&folder, self.containers, self.churn)?;
             println!(
                 "\nMemory over {} min, {} containers a minute coming and going\n{}",
                 self.soak,
@@ -92,37 +93,11 @@ impl BenchDaemon {
     }
 }
 
-/// The containers; gone when dropped.
-struct Crowd(Child);
-
-impl Crowd {
-    fn start(folder: &std::path::Path, count: u32, churn: u32) -> Result<Self> {
-        let mut child = Command::new(folder.join("crowd"))
-            .arg("--cgroup2")
-            .arg(growth::cgroup2()?)
-            .args(["--count", &count.to_string(), "--churn", &churn.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start crowd in {}", folder.display()))?;
-        let output = child.stdout.take().context("a program without output")?;
-        let this = Self(child);
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
-        if line.is_empty() {
-            bail!("the containers could not be started");
-        }
-        Ok(this)
-    }
-}
-
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        if let Err(error) = self.0.wait() {
-            say(format!("the containers did not end: {error}"));
-        }
-    }
+/// Starts the containers; they are gone when the result is dropped.
+fn crowd(folder: &Path, count: u32, churn: u32) -> Result<Beside> {
+    let mut command = Command::new(folder.join("crowd"));
+    command.arg("--cgroup2").arg(growth::cgroup2()?);
+    Beside::ready(command.args(["--count", &count.to_string(), "--churn", &churn.to_string()]))
 }
 
 /// The daemon; ended when dropped.
@@ -139,7 +114,7 @@ struct Usage {
 }
 
 impl Daemon {
-    fn start(folder: &std::path::Path, arguments: &[String]) -> Result<Self> {
+    fn start(folder: &Path, arguments: &[String]) -> Result<Self> {
         let mut process = Command::new(folder.join("profiler"))
             .args(["daemon", "--web.listen-address", "127.0.0.1:0", "--log.level", "error"])
             .args(arguments)

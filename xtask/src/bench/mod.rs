@@ -4,6 +4,7 @@
 //! Time inside kernel programs is the kernel's own figure (`kernel.bpf_stats_enabled`), with the load pinned to one CPU;
 //! unpinned it varies up to twofold. Wall time is taken in a pass of its own, with those statistics off.
 
+mod beside;
 mod contender;
 mod daemon;
 mod growth;

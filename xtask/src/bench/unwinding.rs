@@ -3,15 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread::{available_parallelism, sleep};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use comfy_table::Table;
 
+use super::beside::Beside;
 use super::contender::{self, Contender};
 use super::kernel_figures::{self, Statistics};
 use super::load::median;
@@ -132,7 +132,7 @@ fn sample_ns(tool: &Contender, program: &Path, depth: u32) -> Result<f64> {
     for cpu in 0..cpus {
         let mut command = Command::new("taskset");
         command.args(["-c", &cpu.to_string()]).arg(program).args(["burn", &depth.to_string(), "3600"]);
-        chains.push(Ended(command.stdout(Stdio::null()).spawn().context("cannot start taskset")?));
+        chains.push(Beside::silent(&mut command)?);
     }
     let statistics = Statistics::on()?;
     let means: Vec<f64> = tool.watch(|running| {
@@ -201,22 +201,8 @@ pub fn memory() -> Result<Table> {
     Ok(table)
 }
 
-fn run_inside(files: &[PathBuf]) -> Result<Ended> {
-    let program = workspace::release_binary("many_binaries");
-    let mut child = Command::new(&program)
-        .args(files)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot start {}", program.display()))?;
-    let output = child.stdout.take().context("a program without output")?;
-    let child = Ended(child);
-    let mut line = String::new();
-    BufReader::new(output).read_line(&mut line)?;
-    if line.is_empty() {
-        bail!("the binaries could not be mapped");
-    }
-    Ok(child)
+fn run_inside(files: &[PathBuf]) -> Result<Beside> {
+    Beside::ready(Command::new(workspace::release_binary("many_binaries")).args(files))
 }
 
 /// The largest programs and libraries of this machine, each once.
@@ -239,24 +225,6 @@ fn is_elf(path: &Path) -> bool {
     let mut magic = [0; 4];
     let read = File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic));
     read.is_ok() && magic == *b"\x7fELF"
-}
-
-/// A process that is ended when dropped, first by the end of its input.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let ended = match self.0.stdin.take() {
-            Some(input) => {
-                drop(input);
-                self.0.wait()
-            }
-            None => self.0.kill().and_then(|()| self.0.wait()),
-        };
-        if let Err(error) = ended {
-            say(format!("a workload did not end: {error}"));
-        }
-    }
 }
 
 #[cfg(test)]
