@@ -66,6 +66,8 @@ fn start(path: &Path) -> Result<libc::pid_t> {
     // SAFETY: this process has one thread, so the child may go on as it is.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
+        // SAFETY: takes no pointers. It would loop for ever if the parent were killed before it could end it.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         // SAFETY: the middle of a mapping that is longer than the loop, writable, executable and this process's own.
         unsafe {
             let place = memory.cast::<u8>().add((length - LOOP.len()) / 2);

@@ -27,10 +27,17 @@ pub fn programs() -> Result<BTreeMap<u64, Program>> {
     parse_programs(&listing)
 }
 
-fn parse_programs(listing: &str) -> Result<BTreeMap<u64, Program>> {
+/// What bpftool lists.
+fn entries(listing: &str) -> Result<Vec<Value>> {
     let listing: Value = serde_json::from_str(listing).context("bpftool printed no JSON")?;
-    let entries = listing.as_array().map(Vec::as_slice).unwrap_or_default();
-    Ok(entries
+    Ok(match listing {
+        Value::Array(entries) => entries,
+        _ => Vec::new(),
+    })
+}
+
+fn parse_programs(listing: &str) -> Result<BTreeMap<u64, Program>> {
+    Ok(entries(listing)?
         .iter()
         // Device filters are systemd's and the runtimes'; they are on no path measured here.
         .filter(|entry| !entry["type"].as_str().is_some_and(|kind| kind.starts_with("cgroup")))
@@ -94,8 +101,7 @@ impl Held {
 /// Memory of all maps whose name begins so, in bytes. Maps inside maps are held by no descriptor, so whose they are cannot be told.
 pub fn memory_of_maps(prefixes: &[&str]) -> Result<u64> {
     let listing = Step::new("ask for maps", "bpftool").args(["map", "show", "--json"]).read()?;
-    let listing: Value = serde_json::from_str(&listing).context("bpftool printed no JSON")?;
-    let maps = listing.as_array().map(Vec::as_slice).unwrap_or_default();
+    let maps = entries(&listing)?;
     let ours = |map: &&Value| map["name"].as_str().is_some_and(|name| prefixes.iter().any(|it| name.starts_with(it)));
     Ok(maps.iter().filter(ours).filter_map(|map| map["bytes_memlock"].as_u64()).sum())
 }
