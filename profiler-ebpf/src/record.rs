@@ -1,6 +1,8 @@
 //! Records with stacks, and the rings they travel in: one ring a CPU and context, written by that CPU alone and read
 //! through mmap, so neither side takes a lock or makes a call.
 
+use core::mem::offset_of;
+
 use crate::{COMM_BYTES, MAX_FRAMES, unwind::USER_FRAMES};
 
 /// What a record tells.
@@ -18,6 +20,14 @@ pub enum RecordKind {
     UserStackAtExit = 4,
     /// The user stack of a thread's gap `sequence`, taken as it left the CPU.
     UserStackAtSwitch = 5,
+}
+
+impl RecordKind {
+    /// Bytes of the fixed part that records of a kind have: what the programs do not write costs them no memory.
+    #[inline(always)]
+    pub const fn header_bytes(kind: u8) -> usize {
+        if kind == Self::Gap as u8 || kind == Self::OpenGap as u8 { HEADER_BYTES } else { SHORT_HEADER_BYTES }
+    }
 }
 
 /// Where a gap's user stack comes from.
@@ -49,7 +59,8 @@ pub struct Peer {
     pub address: [u8; ADDRESS_BYTES],
 }
 
-/// The fixed part of every record; its kernel frames and then its user frames (leaf first, 8 bytes each) follow.
+/// The fixed part of every record; its kernel frames and then its user frames (leaf first, 8 bytes each) follow. Records that are not
+/// of a gap end before [`Self::blocked_ns`]: see [`RecordKind::header_bytes`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordHeader {
@@ -101,17 +112,17 @@ pub struct RecordHeader {
     pub peer: Peer,
 }
 
-/// Bytes of a record's fixed part.
+/// Bytes of a gap's fixed part.
 pub const HEADER_BYTES: usize = size_of::<RecordHeader>();
+
+/// Bytes of any other record's fixed part.
+pub const SHORT_HEADER_BYTES: usize = offset_of!(RecordHeader, blocked_ns);
 
 /// Bytes of the longest record.
 pub const RECORD_BYTES: usize = HEADER_BYTES + (MAX_FRAMES + USER_FRAMES) * 8;
 
-/// Bytes behind a record in which the walk of its user stack keeps its state.
-pub const WALK_BYTES: usize = 128;
-
-/// Bytes that must be free for a record to be written.
-pub const ROOM_BYTES: usize = RECORD_BYTES + WALK_BYTES;
+/// Bytes in which the walk of a record's user stack keeps its state.
+pub const WALK_BYTES: usize = 448;
 
 /// Bytes of a ring's data; a smaller power of two may be used ([`crate::Settings::ring_bytes`]).
 pub const RING_BYTES: usize = 1 << 19;
@@ -130,6 +141,8 @@ pub struct Ring {
     pub tail: u64,
     /// As above.
     pub reserved_too: [u64; 7],
+    /// The walk under way: beside what every record touches, so that it costs no memory that is not at hand.
+    pub walk: [u64; WALK_BYTES / 8],
     /// The records.
     pub data: [u8; RING_BYTES + SPARE_BYTES],
 }
@@ -138,4 +151,5 @@ pub struct Ring {
 pub const SPARE_BYTES: usize = 4096;
 
 const _: () = assert!(HEADER_BYTES == 192);
-const _: () = assert!(ROOM_BYTES <= SPARE_BYTES);
+const _: () = assert!(SHORT_HEADER_BYTES == 72);
+const _: () = assert!(RECORD_BYTES <= SPARE_BYTES);

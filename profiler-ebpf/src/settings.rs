@@ -232,8 +232,8 @@ pub struct Control {
     pub window: u64,
     /// What the task iterator is to do: one of [`iterate`].
     pub iterate: u32,
-    /// Unused.
-    pub reserved: u32,
+    /// Grows with every change of what is known of processes' mappings; never 0.
+    pub mappings_generation: u32,
     /// The loader's own thread, for [`iterate::LEARN`].
     pub own_thread: u32,
     /// A timerfd of the loader's, for [`iterate::LEARN`].

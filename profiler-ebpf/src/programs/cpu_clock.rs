@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::perf_event,
     programs::PerfEventContext,
 };
-use profiler_ebpf::{Counter, RecordKind, record::user_stack};
+use profiler_ebpf::{Counter, RecordKind};
 
 use crate::{
     container,
@@ -53,13 +53,17 @@ fn sample(context: &PerfEventContext) {
         count(Counter::SamplesRingFull);
         return;
     };
-    let about = About { kind: RecordKind::OnCpu, time_ns: now_ns, reason: 0, user_stack: user_stack::NONE };
-    ring::describe(room.record, about, task, slot);
+    let about = About { kind: RecordKind::OnCpu, time_ns: now_ns, sequence: 0 };
+    ring::describe(room.record, about, task, slot.container);
     // The helper would return nothing, and clear all the room for it.
-    let kernel_bytes = if in_user_mode(context) { 0 } else { ring::kernel_stack(context.as_ptr(), room.record) };
-    let user_bytes =
-        if task.has_user_stack() { unwind::user_stack(context.as_ptr(), room.record, kernel_bytes) } else { 0 };
-    let length = ring::close(room.record, kernel_bytes, user_bytes);
+    let stacks = ring::stacks(room.record, about.kind);
+    let kernel_bytes = if in_user_mode(context) { 0 } else { ring::kernel_stack(context.as_ptr(), stacks) };
+    let user_bytes = if task.has_user_stack() {
+        unwind::user_stack(context.as_ptr(), &room, about.kind, kernel_bytes, slot)
+    } else {
+        0
+    };
+    let length = ring::close(room.record, about.kind, kernel_bytes, user_bytes);
     room.submit(length);
     count(Counter::SamplesKept);
 }

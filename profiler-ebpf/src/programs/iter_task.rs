@@ -14,7 +14,6 @@ use crate::{
     kernel::{Task, is_dead, is_new},
     lifecycle,
     maps::{CONTROL, SCRATCH, setting},
-    peer,
     ring::{self, About},
     task::{self, TaskSlot},
     wait,
@@ -228,25 +227,20 @@ fn write_open_gap(slot: &TaskSlot, task: Task, seq: *mut seq_file) {
     let record = scratch.cast::<u8>();
     // SAFETY: the helpers have no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let about =
-        About { kind: RecordKind::OpenGap, time_ns: now_ns, reason: slot.reason as u8, user_stack: user_stack::NONE };
-    ring::describe(record, about, task, slot);
+    let about = About { kind: RecordKind::OpenGap, time_ns: now_ns, sequence: slot.sequence };
+    ring::describe(record, about, task, slot.container);
+    ring::describe_gap(record, user_stack::NONE, task, slot);
     let registers = task.registers();
     let user = task.has_user_stack();
     let header = record.cast::<RecordHeader>();
     // SAFETY: the scratch element has room for a record and is used by this iterator alone, one reader at a time.
     unsafe {
-        (*header).blocked_ns = slot.gap_blocked_ns;
-        (*header).runnable_self_ns = slot.gap_self_ns;
-        (*header).runnable_other_ns = slot.gap_other_ns;
-        (*header).throttled_ns = slot.gap_throttled_ns;
         (*header).ip = if user { registers.ip() } else { 0 };
         (*header).sp = if user { registers.sp() } else { 0 };
         (*header).fp = if user { registers.fp() } else { 0 };
     }
-    peer::describe(record, task, slot);
-    let kernel_bytes = ring::kernel_stack_of(task, record);
-    let length = ring::close(record, kernel_bytes, 0);
+    let kernel_bytes = ring::kernel_stack_of(task, ring::stacks(record, about.kind));
+    let length = ring::close(record, about.kind, kernel_bytes, 0);
     if length > profiler_ebpf::record::RECORD_BYTES as u64 {
         return;
     }

@@ -74,6 +74,7 @@ pub fn sched_process_exec(context: BtfTracePointContext) -> i32 {
     if let Some(slot) = task::slot_of(task) {
         // The address space that its gaps were spent in is gone.
         slot.want_user_stack = 0;
+        slot.mappings_generation = 0;
     }
     unwind::forget(task);
     debug!(&context, "exec: {}", task.pid());

@@ -147,6 +147,13 @@ pub fn timer_operations() -> u64 {
     CONTROL.get_ptr(0).map_or(0, |control| unsafe { ptr::read_volatile(&raw const (*control).timer_operations) })
 }
 
+/// The generation of what is known of processes' mappings.
+#[inline(always)]
+pub fn mappings_generation() -> u32 {
+    // SAFETY: as above.
+    CONTROL.get_ptr(0).map_or(0, |control| unsafe { ptr::read_volatile(&raw const (*control).mappings_generation) })
+}
+
 /// The window word that is in force.
 #[inline(always)]
 pub fn window() -> u64 {

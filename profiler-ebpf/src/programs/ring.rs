@@ -9,13 +9,14 @@ use aya_ebpf::{
 };
 use profiler_ebpf::{
     MAX_FRAMES, RecordHeader, RecordKind, Ring,
-    record::{HEADER_BYTES, RING_BYTES, ROOM_BYTES},
+    record::{RECORD_BYTES, RING_BYTES, user_stack},
 };
 
 use crate::{
     atomic,
     kernel::Task,
     maps::setting,
+    peer,
     task::{NO_SYSCALL, TaskSlot},
 };
 
@@ -27,9 +28,10 @@ type Rings = Array<Ring, 1, { 1 << 10 }>;
 
 /// Room for one record.
 pub struct Room {
-    ring: *mut Ring,
+    /// The ring it is in.
+    pub ring: *mut Ring,
     head: u64,
-    /// Where the record goes; [`ROOM_BYTES`] may be written.
+    /// Where the record goes; [`RECORD_BYTES`] may be written.
     pub record: *mut u8,
 }
 
@@ -41,7 +43,7 @@ pub fn reserve(rings: &Rings, cpu: u32) -> Option<Room> {
     let (head, tail) =
         unsafe { (ptr::read_volatile(&raw const (*ring).head), ptr::read_volatile(&raw const (*ring).tail)) };
     let bytes = u64::from(setting!(ring_bytes));
-    if head.wrapping_sub(tail) + ROOM_BYTES as u64 > bytes {
+    if head.wrapping_sub(tail) + RECORD_BYTES as u64 > bytes {
         return None;
     }
     let place = (head & (bytes - 1)) as usize & (RING_BYTES - 1);
@@ -64,37 +66,53 @@ impl Room {
 pub struct About {
     pub kind: RecordKind,
     pub time_ns: u64,
-    pub reason: u8,
-    pub user_stack: u8,
+    /// Number of the gap; 0 for none.
+    pub sequence: u64,
 }
 
-/// Fills in the fixed part; the stacks' lengths are set when they are known.
+/// Fills in what every record has; the stacks' lengths are set when they are known.
 #[inline(always)]
-pub fn describe(record: *mut u8, about: About, task: Task, slot: &TaskSlot) {
+pub fn describe(record: *mut u8, about: About, task: Task, container: u32) {
     let header = record.cast::<RecordHeader>();
     // SAFETY: the record has room for a header. Rings keep records at multiples of eight bytes.
     unsafe {
         (*header).kind = about.kind as u8;
         (*header).user_stop = 0;
-        (*header).reason = about.reason;
-        (*header).user_stack = about.user_stack;
+        (*header).reason = 0;
+        (*header).user_stack = user_stack::NONE;
         (*header).time_ns = about.time_ns;
         (*header).pid = task.pid();
         (*header).tid = task.tid();
-        (*header).container = slot.container;
-        (*header).syscall = if slot.gap_syscall == NO_SYSCALL { -1 } else { slot.gap_syscall as i32 };
-        (*header).sequence = slot.sequence;
-        (*header).gap_start_ns = slot.gap_start_ns;
-        (*header).peer.family = 0;
+        (*header).container = container;
+        (*header).syscall = -1;
+        (*header).sequence = about.sequence;
     }
     task.copy_comm(header);
 }
 
+/// Fills in what gaps have besides.
+#[inline(always)]
+pub fn describe_gap(record: *mut u8, user_stack: u8, task: Task, slot: &TaskSlot) {
+    let header = record.cast::<RecordHeader>();
+    // SAFETY: as above.
+    unsafe {
+        (*header).reason = slot.reason as u8;
+        (*header).user_stack = user_stack;
+        (*header).syscall = if slot.gap_syscall == NO_SYSCALL { -1 } else { slot.gap_syscall as i32 };
+        (*header).gap_start_ns = slot.gap_start_ns;
+        (*header).blocked_ns = slot.gap_blocked_ns;
+        (*header).runnable_self_ns = slot.gap_self_ns;
+        (*header).runnable_other_ns = slot.gap_other_ns;
+        (*header).throttled_ns = slot.gap_throttled_ns;
+        (*header).peer.family = 0;
+    }
+    peer::describe(record, task, slot);
+}
+
 /// Sets the lengths.
 #[inline(always)]
-pub fn close(record: *mut u8, kernel_bytes: i64, user_bytes: i64) -> u64 {
-    let frames = positive(kernel_bytes) + positive(user_bytes);
-    let length = HEADER_BYTES as u64 + frames;
+pub fn close(record: *mut u8, kind: RecordKind, kernel_bytes: i64, user_bytes: i64) -> u64 {
+    let length = RecordKind::header_bytes(kind as u8) as u64 + positive(kernel_bytes) + positive(user_bytes);
     let header = record.cast::<RecordHeader>();
     // SAFETY: the record has room for a header.
     unsafe {
@@ -110,29 +128,30 @@ fn positive(bytes: i64) -> u64 {
     if bytes > 0 { bytes as u64 } else { 0 }
 }
 
+/// Where the stacks of a record lie.
+#[inline(always)]
+pub fn stacks(record: *mut u8, kind: RecordKind) -> *mut u8 {
+    // SAFETY: the record has room for a header.
+    unsafe { record.add(RecordKind::header_bytes(kind as u8)) }
+}
+
 /// The kernel stack that the context is in. Returns its bytes or a negative errno.
 #[inline(always)]
-pub fn kernel_stack(context: *mut c_void, record: *mut u8) -> i64 {
-    // SAFETY: the record has room for two stacks behind its header.
-    unsafe { bpf_get_stack(context, record.add(HEADER_BYTES).cast(), STACK_BYTES, 0) }
+pub fn kernel_stack(context: *mut c_void, stack: *mut u8) -> i64 {
+    // SAFETY: two stacks have room there.
+    unsafe { bpf_get_stack(context, stack.cast(), STACK_BYTES, 0) }
 }
 
 /// The kernel stack of another thread, which is off the CPU.
 #[inline(always)]
-pub fn kernel_stack_of(task: Task, record: *mut u8) -> i64 {
+pub fn kernel_stack_of(task: Task, stack: *mut u8) -> i64 {
     // SAFETY: as above; the task is typed.
-    unsafe { bpf_get_task_stack(task.0, record.add(HEADER_BYTES).cast(), STACK_BYTES, 0) }
+    unsafe { bpf_get_task_stack(task.0, stack.cast(), STACK_BYTES, 0) }
 }
 
-/// The current thread's user stack, behind `kernel_bytes` of kernel stack.
+/// The current thread's user stack, by frame pointers.
 #[inline(always)]
-pub fn user_stack(context: *mut c_void, record: *mut u8, kernel_bytes: i64) -> i64 {
-    let behind = if kernel_bytes > 0 { kernel_bytes as usize } else { 0 };
-    if behind > STACK_BYTES as usize {
-        return -7;
-    }
+pub fn user_stack(context: *mut c_void, stack: *mut u8) -> i64 {
     // SAFETY: at most one stack lies before, so a second one fits.
-    unsafe {
-        bpf_get_stack(context, record.add(HEADER_BYTES + behind).cast(), STACK_BYTES, u64::from(BPF_F_USER_STACK))
-    }
+    unsafe { bpf_get_stack(context, stack.cast(), STACK_BYTES, u64::from(BPF_F_USER_STACK)) }
 }

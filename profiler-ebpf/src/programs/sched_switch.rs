@@ -9,7 +9,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use profiler_ebpf::{
-    CONTAINER_IDLE, CONTAINER_OVERFLOW, Counter, CpuState, LedgerRow, Part, RecordHeader, RecordKind,
+    CONTAINER_IDLE, CONTAINER_OVERFLOW, Counter, CpuState, LedgerRow, Part, RecordKind,
     account::{SLICES, Slice},
     histogram::{self, BUCKETS},
     record::user_stack,
@@ -20,7 +20,6 @@ use crate::{
     counter::count,
     kernel::{Task, is_dead},
     maps::{OFF_CPU_RINGS, setting},
-    peer,
     ring::{self, About},
     task::{self, NO_SYSCALL, TaskSlot},
     unwind, wait,
@@ -203,10 +202,10 @@ fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, thre
         count(Counter::UserStackRingFull);
         return;
     };
-    let about = About { kind: RecordKind::UserStackAtSwitch, time_ns: now_ns, reason: 0, user_stack: user_stack::NONE };
-    ring::describe(room.record, about, task, slot);
-    let user_bytes = unwind::user_stack(context, room.record, 0);
-    let length = ring::close(room.record, 0, user_bytes);
+    let about = About { kind: RecordKind::UserStackAtSwitch, time_ns: now_ns, sequence: slot.sequence };
+    ring::describe(room.record, about, task, slot.container);
+    let user_bytes = unwind::user_stack(context, &room, about.kind, 0, slot);
+    let length = ring::close(room.record, about.kind, 0, user_bytes);
     room.submit(length);
     // SAFETY: the helper has no preconditions.
     slot.taking_ns = unsafe { bpf_ktime_get_ns() }.saturating_sub(now_ns) + 1;
@@ -321,19 +320,11 @@ fn keep(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, random: u32) {
         count(Counter::GapsRingFull);
         return;
     };
-    let about = About { kind: RecordKind::Gap, time_ns: now_ns, reason: slot.reason as u8, user_stack: source };
-    ring::describe(room.record, about, task, slot);
-    let header = room.record.cast::<RecordHeader>();
-    // SAFETY: the record has room for a header.
-    unsafe {
-        (*header).blocked_ns = slot.gap_blocked_ns;
-        (*header).runnable_self_ns = slot.gap_self_ns;
-        (*header).runnable_other_ns = slot.gap_other_ns;
-        (*header).throttled_ns = slot.gap_throttled_ns;
-    }
-    peer::describe(room.record, task, slot);
-    let kernel_bytes = ring::kernel_stack_of(task, room.record);
-    let length = ring::close(room.record, kernel_bytes, 0);
+    let about = About { kind: RecordKind::Gap, time_ns: now_ns, sequence: slot.sequence };
+    ring::describe(room.record, about, task, slot.container);
+    ring::describe_gap(room.record, source, task, slot);
+    let kernel_bytes = ring::kernel_stack_of(task, ring::stacks(room.record, about.kind));
+    let length = ring::close(room.record, about.kind, kernel_bytes, 0);
     room.submit(length);
 }
 

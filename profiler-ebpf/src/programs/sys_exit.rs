@@ -11,7 +11,6 @@ use profiler_ebpf::{
     Control, Counter, RecordHeader, RecordKind, SyscallRow,
     account::{ERRNO_OTHER, ERRNO_RESTART, ERRNOS},
     histogram::{self, BUCKETS},
-    record::user_stack,
     syscall::{MOVES_BYTES, SYSCALLS},
 };
 
@@ -171,7 +170,7 @@ fn allocate(index: *mut u32) -> Option<u32> {
 }
 
 #[inline(always)]
-fn take_user_stack(context: &BtfTracePointContext, slot: &TaskSlot, task: Task, now_ns: u64) {
+fn take_user_stack(context: &BtfTracePointContext, slot: &mut TaskSlot, task: Task, now_ns: u64) {
     // SAFETY: the helper has no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let Some(ring) = SYSCALL_RINGS.get_ptr_mut(cpu) else { return };
@@ -185,13 +184,12 @@ fn take_user_stack(context: &BtfTracePointContext, slot: &TaskSlot, task: Task, 
     }
     match ring::reserve(&SYSCALL_RINGS, cpu) {
         Some(room) => {
-            let about =
-                About { kind: RecordKind::UserStackAtExit, time_ns: now_ns, reason: 0, user_stack: user_stack::NONE };
-            ring::describe(room.record, about, task, slot);
+            let about = About { kind: RecordKind::UserStackAtExit, time_ns: now_ns, sequence: slot.sequence };
+            ring::describe(room.record, about, task, slot.container);
             // SAFETY: the record has room for a header.
             unsafe { (*room.record.cast::<RecordHeader>()).gap_start_ns = slot.want_user_stack };
-            let user_bytes = unwind::user_stack(context.as_ptr(), room.record, 0);
-            let length = ring::close(room.record, 0, user_bytes);
+            let user_bytes = unwind::user_stack(context.as_ptr(), &room, about.kind, 0, slot);
+            let length = ring::close(room.record, about.kind, 0, user_bytes);
             room.submit(length);
         }
         None => count(Counter::UserStackRingFull),

@@ -38,6 +38,11 @@ pub struct TaskSlot {
     pub syscall: u32,
     /// Whether the filters let its process through.
     pub selected: u32,
+    /// Where its process's mappings lie, and how many there are, as they were found last.
+    pub mappings: u64,
+    /// The generation in which they were found; 0 for none.
+    pub mappings_generation: u32,
+    pub unused: u32,
     /// When it entered that syscall.
     pub syscall_entered_ns: u64,
 

@@ -43,15 +43,9 @@ pub trait Segments {
     }
 }
 
-/// The list of a process's mappings, and the mapping that the last address was in: most frames of a stack share theirs with
-/// their neighbour.
+/// A mapping that was found, and the table of its file.
 #[derive(Debug, Clone, Copy)]
-pub struct Lookup<S> {
-    segments: S,
-    /// Place of the first mapping.
-    place: u32,
-    /// Number of mappings.
-    mappings: u32,
+struct Found {
     start: u64,
     end: u64,
     offset: u64,
@@ -59,22 +53,56 @@ pub struct Lookup<S> {
     table: TableEntry,
 }
 
+impl Found {
+    const NONE: Self = Self {
+        start: 0,
+        end: 0,
+        offset: 0,
+        number: NO_FILE,
+        table: TableEntry { state: table_state::ABSENT, directory: 0, first_page: 0, pages: 0 },
+    };
+
+    #[inline(always)]
+    fn holds(&self, address: u64) -> bool {
+        address >= self.start && address < self.end
+    }
+}
+
+/// The list of a process's mappings, the mapping that the last address was in, and the one before: most frames of a stack share
+/// theirs with their neighbour, and where a library calls back, a few frames lie between two of the same program.
+#[derive(Debug, Clone, Copy)]
+pub struct Lookup<S> {
+    segments: S,
+    /// Place of the first mapping.
+    place: u32,
+    /// Number of mappings.
+    mappings: u32,
+    now: Found,
+    before: Found,
+}
+
 impl<S: Segments> Lookup<S> {
     /// Searches a list of mappings.
     #[inline(always)]
     pub fn new(segments: S, place: u32, mappings: u32) -> Self {
-        let table = TableEntry { state: table_state::ABSENT, directory: 0, first_page: 0, pages: 0 };
-        Self { segments, place, mappings, start: 0, end: 0, offset: 0, number: NO_FILE, table }
+        Self { segments, place, mappings, now: Found::NONE, before: Found::NONE }
     }
 
     /// Number of the table that the last address needed, or [`NO_FILE`].
     #[inline(always)]
     pub fn table_number(&self) -> u32 {
-        self.number
+        self.now.number
     }
 
     #[inline(always)]
     fn find_mapping(&mut self, address: u64) -> Result<(), Stop> {
+        let last = self.now;
+        if self.before.holds(address) {
+            only_here();
+            self.now = self.before;
+            self.before = last;
+            return Ok(());
+        }
         let Some(segment) = self.segments.segment(self.place >> PLACE_BITS) else { return Err(Stop::NoMapping) };
         if self.mappings == 0 {
             return Err(Stop::NoMapping);
@@ -85,14 +113,14 @@ impl<S: Segments> Lookup<S> {
         if address < start || address >= end {
             return Err(Stop::NoMapping);
         }
-        self.start = start;
-        self.end = end;
-        self.offset = self.segments.long(segment, place.wrapping_add(4));
-        self.number = self.segments.word(segment, place.wrapping_add(6));
-        self.table = match self.segments.table(self.number) {
-            Some(entry) if self.number != NO_FILE => entry,
+        let offset = self.segments.long(segment, place.wrapping_add(4));
+        let number = self.segments.word(segment, place.wrapping_add(6));
+        let table = match self.segments.table(number) {
+            Some(entry) if number != NO_FILE => entry,
             _ => TableEntry { state: table_state::READY, directory: 0, first_page: 0, pages: 0 },
         };
+        self.before = last;
+        self.now = Found { start, end, offset, number, table };
         Ok(())
     }
 }
@@ -100,18 +128,18 @@ impl<S: Segments> Lookup<S> {
 impl<S: Segments> Tables for Lookup<S> {
     #[inline(always)]
     fn rule(&mut self, address: u64) -> Result<Rule, Stop> {
-        if address < self.start || address >= self.end {
+        if !self.now.holds(address) {
             self.find_mapping(address)?;
         }
-        if self.table.state != table_state::READY {
-            return Err(match self.table.state {
+        let Found { start, offset, table, .. } = self.now;
+        if table.state != table_state::READY {
+            return Err(match table.state {
                 table_state::NO_ROOM => Stop::NoRoom,
                 table_state::BAD => Stop::BadFile,
                 _ => Stop::NoTable,
             });
         }
-        let offset = (address - self.start).wrapping_add(self.offset);
-        let index = search(&self.segments, self.table, offset);
+        let index = search(&self.segments, table, (address - start).wrapping_add(offset));
         match self.segments.rule(index) {
             Some(word) => Ok(Rule::from_word(word)),
             None => Err(Stop::UnsupportedRule),
@@ -150,8 +178,7 @@ pub fn last_mapping<S: Segments + ?Sized>(segments: &S, place: u32, mappings: u3
     while left > 1 && steps <= MAPPINGS.ilog2() {
         let half = left >> 1;
         let middle = place.wrapping_add(half * MAPPING_WORDS);
-        let below = at_most(segments.long(segment, middle), address);
-        place = place.wrapping_add(half * MAPPING_WORDS * below);
+        place = place.wrapping_add((half * MAPPING_WORDS) & all_if_at_most(segments.long(segment, middle), address));
         left -= half;
         steps += 1;
     }
@@ -168,33 +195,43 @@ pub fn last_row<S: Segments + ?Sized>(segments: &S, place: u32, rows: u32, low: 
     while left > 1 && steps <= PAGE_BITS {
         let half = left >> 1;
         let middle = place.wrapping_add(half);
-        let below = at_most(u64::from(segments.word(segment, middle) & 0xffff), low);
-        place = place.wrapping_add(half * below);
+        place = place.wrapping_add(half & all_if_at_most(u64::from(segments.word(segment, middle) & 0xffff), low));
         left -= half;
         steps += 1;
     }
     (segments.word(segment, place) >> 16) as u16
 }
 
-/// 1 if `a <= b`, else 0, without a branch: half of them would be mispredicted, ten times a frame.
+/// What follows is done where it stands, behind its condition: a compiler that copies on every frame, by selection, what one frame in
+/// ten needs, makes each of them a third dearer.
+#[inline(always)]
+fn only_here() {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: no instruction.
+    unsafe {
+        core::arch::asm!("", options(nostack));
+    }
+}
+
+/// All bits if `a <= b`, else none, without a branch: half of them would be mispredicted, ten times a frame.
 #[cfg(not(target_arch = "bpf"))]
 #[inline(always)]
-fn at_most(a: u64, b: u64) -> u32 {
-    u32::from(a <= b)
+fn all_if_at_most(a: u64, b: u64) -> u32 {
+    u32::from(a <= b).wrapping_neg()
 }
 
 /// As above. Addresses and offsets are far below 2^63, so the sign of the difference tells; the compiler must not see it, or it
 /// would make a branch of it.
 #[cfg(target_arch = "bpf")]
 #[inline(always)]
-fn at_most(a: u64, b: u64) -> u32 {
+fn all_if_at_most(a: u64, b: u64) -> u32 {
     let mut difference = b;
     // SAFETY: arithmetic on one register.
     unsafe {
         core::arch::asm!(
             "{d} -= {a}",
-            "{d} >>= 63",
-            "{d} ^= 1",
+            "{d} s>>= 63",
+            "{d} ^= -1",
             d = inout(reg) difference, a = in(reg) a, options(pure, nomem, nostack));
     }
     difference as u32

@@ -10,7 +10,7 @@
 //!
 //! # What a builder of tables makes
 //!
-//! For one ELF file, its executable bytes cut into pages of 64 KiB of file offset, and for each page its [`Row`]s:
+//! For one ELF file, its executable bytes cut into pages of 8 KiB of file offset, and for each page its [`Row`]s:
 //!
 //! - sorted by `pc_low`, each value once; **the first row of every page that has rows is at `pc_low` 0** (what the page
 //!   before ended with, or [`rule::NO_INFO`]); a row holds until the next one or the page's end;

@@ -10,7 +10,7 @@ use super::{
     Mapping, Memory, Row, Rule, Stop, TableEntry, Tables, Walk,
     lookup::{Lookup, Segments, search},
     rule,
-    storage::{NO_FILE, PLACE_BITS, table_state},
+    storage::{NO_FILE, PAGE_BITS, PLACE_BITS, ROWS, table_state},
     walk::{flag, walk_all},
 };
 
@@ -193,7 +193,7 @@ proptest! {
 
     #[test]
     fn the_rule_of_an_offset_is_that_of_the_last_row_at_or_below_it(
-        pages in prop::collection::vec(prop::collection::btree_map(any::<u16>(), 0_u16..4, 0..200), 0..5),
+        pages in prop::collection::vec(prop::collection::btree_map(0..ROWS as u16, 0_u16..4, 0..200), 0..5),
         first_page in 0_u32..1000,
         offsets in prop::collection::vec(any::<u32>(), 50),
     ) {
@@ -205,9 +205,9 @@ proptest! {
         }).collect();
         let store = store(&pages, first_page);
         for offset in offsets {
-            let offset = u64::from(offset) % ((u64::from(first_page) + 7) << 16);
-            let page = (offset >> 16).checked_sub(u64::from(first_page)).and_then(|page| pages.get(page as usize));
-            let row = page.and_then(|rows| rows.iter().rfind(|row| u64::from(row.pc_low) <= offset & 0xffff));
+            let offset = u64::from(offset) % ((u64::from(first_page) + 7) << PAGE_BITS);
+            let page = (offset >> PAGE_BITS).checked_sub(u64::from(first_page)).and_then(|page| pages.get(page as usize));
+            let row = page.and_then(|rows| rows.iter().rfind(|row| u64::from(row.pc_low) <= offset & u64::from(ROWS - 1)));
             prop_assert_eq!(search(&&store, store.tables[0], offset), row.map_or(rule::NO_INFO, |row| row.rule));
         }
     }

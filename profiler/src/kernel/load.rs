@@ -102,7 +102,7 @@ impl Kernel {
         let mut maps = Maps { ebpf: &mut ebpf };
         let (cpus, containers) = (sizes.cpus as usize, sizes.containers as usize);
         let control = maps.array(map::CONTROL, 1)?;
-        control.write(0, Control::default());
+        control.write(0, Control { mappings_generation: 1, ..Control::default() });
         seed(&maps.array(map::CPUS, cpus)?);
         let idle =
             IdleClock::new(maps.array(map::CPUS, cpus)?, maps.array(map::CLOCKS, cpus * containers)?, containers);
@@ -428,7 +428,8 @@ impl Maps<'_> {
         let rules = self.array(map::UNWIND_RULES, RULES)?;
         let processes = HashMap::try_from(self.take(map::UNWIND_PROCESSES)?)
             .map_err(|error| wrong(map::UNWIND_PROCESSES, &error))?;
-        Ok(UnwindMaps::new(segments, processes, tables, rules))
+        let control = self.array(map::CONTROL, 1)?;
+        Ok(UnwindMaps::new(segments, processes, control, tables, rules))
     }
 
     /// Puts in what the programs expect to find.

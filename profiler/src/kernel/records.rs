@@ -1,14 +1,12 @@
 //! Records out of the rings.
 
 use std::{
+    mem::{MaybeUninit, offset_of},
     ptr,
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use profiler_ebpf::{
-    RecordHeader, Ring,
-    record::{HEADER_BYTES, RECORD_BYTES},
-};
+use profiler_ebpf::{RecordHeader, RecordKind, Ring, record::RECORD_BYTES};
 
 use super::mapped::MappedArray;
 
@@ -26,21 +24,24 @@ pub struct Record {
 impl Record {
     /// Reads one record from the beginning of `bytes`; none if they are not a whole record.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() < HEADER_BYTES {
-            return None;
-        }
-        // SAFETY: as many bytes as the header has were just checked to be there; it is plain integers, and read
-        // unaligned.
-        let header = unsafe { ptr::read_unaligned(bytes.as_ptr().cast::<RecordHeader>()) };
+        let headed = RecordKind::header_bytes(*bytes.get(offset_of!(RecordHeader, kind))?);
+        let fixed = bytes.get(..headed)?;
+        let mut header = MaybeUninit::<RecordHeader>::zeroed();
+        // SAFETY: no kind's fixed part is longer than the header, which is plain integers: zeros are a value, and so are whatever bytes
+        // come over them.
+        let header = unsafe {
+            ptr::copy_nonoverlapping(fixed.as_ptr(), header.as_mut_ptr().cast::<u8>(), headed);
+            header.assume_init()
+        };
         let length = header.length as usize;
-        if length < HEADER_BYTES || length > bytes.len() || !length.is_multiple_of(8) {
+        if length < headed || length > bytes.len() || !length.is_multiple_of(8) {
             return None;
         }
         let kernel_bytes = usize::try_from(header.kernel_bytes).unwrap_or(0);
         if !kernel_bytes.is_multiple_of(8) {
             return None;
         }
-        let frames = bytes.get(HEADER_BYTES..length)?;
+        let frames = bytes.get(headed..length)?;
         let (kernel, user) = frames.split_at_checked(kernel_bytes)?;
         Some(Self { header, kernel: words(kernel), user: words(user) })
     }
@@ -126,9 +127,11 @@ impl Rings {
 
 #[cfg(test)]
 mod tests {
-    use std::{error::Error, mem::offset_of};
+    use std::error::Error;
 
     use proptest::prelude::*;
+
+    use profiler_ebpf::record::{HEADER_BYTES, SHORT_HEADER_BYTES};
 
     use super::*;
     use crate::kernel::mapped::testing;
@@ -137,12 +140,18 @@ mod tests {
 
     const SMALL: u32 = 4096;
 
-    /// A record with these stacks, as the kernel programs lay it out.
+    /// A sample with these stacks, as the kernel programs lay it out.
     fn bytes_of(tid: u32, kernel: &[u64], user: &[u64]) -> Vec<u8> {
-        let length = HEADER_BYTES + (kernel.len() + user.len()) * 8;
-        let mut bytes = vec![0; HEADER_BYTES];
+        kind_of_bytes(RecordKind::OnCpu, tid, kernel, user)
+    }
+
+    fn kind_of_bytes(kind: RecordKind, tid: u32, kernel: &[u64], user: &[u64]) -> Vec<u8> {
+        let headed = RecordKind::header_bytes(kind as u8);
+        let length = headed + (kernel.len() + user.len()) * 8;
+        let mut bytes = vec![0; headed];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(offset_of!(RecordHeader, length), &(length as u32).to_ne_bytes());
+        put(offset_of!(RecordHeader, kind), &[kind as u8]);
         put(offset_of!(RecordHeader, tid), &tid.to_ne_bytes());
         put(offset_of!(RecordHeader, kernel_bytes), &(kernel.len() as i32 * 8).to_ne_bytes());
         put(offset_of!(RecordHeader, user_bytes), &(user.len() as i32 * 8).to_ne_bytes());
@@ -255,14 +264,28 @@ mod tests {
         };
         let length = offset_of!(RecordHeader, length);
         let kernel_bytes = offset_of!(RecordHeader, kernel_bytes);
-        for wrong in [0, 8, HEADER_BYTES as u32 + 4, bytes.len() as u32 + 8, u32::MAX] {
+        for wrong in [0, 8, SHORT_HEADER_BYTES as u32 + 4, bytes.len() as u32 + 8, u32::MAX] {
             assert_eq!(with(length, wrong), None, "length {wrong}");
         }
         for wrong in [4, 32, i32::MAX as u32] {
             assert_eq!(with(kernel_bytes, wrong), None, "kernel bytes {wrong}");
         }
         assert!(with(length, bytes.len() as u32).is_some());
+        assert_eq!(Record::parse(&bytes[..SHORT_HEADER_BYTES - 1]), None);
+    }
+
+    #[test]
+    fn gaps_have_a_longer_fixed_part_than_other_records() {
+        let mut bytes = kind_of_bytes(RecordKind::Gap, 1, &[5], &[6]);
+        let at = offset_of!(RecordHeader, throttled_ns);
+        bytes[at..at + 8].copy_from_slice(&9_u64.to_ne_bytes());
+        assert_eq!(bytes.len(), HEADER_BYTES + 16);
+        let gap = Record::parse(&bytes);
+        assert!(gap.is_some_and(|gap| gap.header.throttled_ns == 9 && gap.kernel == [5] && gap.user == [6]));
         assert_eq!(Record::parse(&bytes[..HEADER_BYTES - 1]), None);
+        // What lies behind a sample's is frames, not the times of a gap.
+        let sample = Record::parse(&bytes_of(1, &[5], &[6]));
+        assert!(sample.is_some_and(|sample| sample.header.blocked_ns == 0 && sample.kernel == [5]));
     }
 
     proptest! {
@@ -270,7 +293,7 @@ mod tests {
         fn any_bytes_are_a_record_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             if let Some(record) = Record::parse(&bytes) {
                 prop_assert!(record.length() <= bytes.len());
-                prop_assert_eq!(HEADER_BYTES + (record.kernel.len() + record.user.len()) * 8, record.length());
+                prop_assert_eq!(RecordKind::header_bytes(record.header.kind) + (record.kernel.len() + record.user.len()) * 8, record.length());
             }
         }
 

@@ -17,10 +17,13 @@ use aya_obj::generated::{
     bpf_cmd::{BPF_MAP_CREATE, BPF_MAP_UPDATE_BATCH, BPF_MAP_UPDATE_ELEM},
     bpf_map_type::BPF_MAP_TYPE_ARRAY,
 };
-use profiler_ebpf::unwind::{
-    ProcessEntry, Rule, TableEntry,
-    lookup::Segments,
-    storage::{PLACE_BITS, SEGMENT_BYTES, SEGMENTS},
+use profiler_ebpf::{
+    Control,
+    unwind::{
+        ProcessEntry, Rule, TableEntry,
+        lookup::Segments,
+        storage::{PLACE_BITS, SEGMENT_BYTES, SEGMENTS},
+    },
 };
 
 use super::{KernelError, mapped::MappedArray, sys};
@@ -36,6 +39,7 @@ enum Programs {
     Loaded {
         segments: OwnedFd,
         processes: HashMap<MapData, u32, [u32; 4]>,
+        control: MappedArray<Control>,
     },
     /// There are none: memory that only we see.
     #[cfg(test)]
@@ -62,10 +66,11 @@ impl UnwindMaps {
     pub(super) fn new(
         segments: OwnedFd,
         processes: HashMap<MapData, u32, [u32; 4]>,
+        control: MappedArray<Control>,
         tables: MappedArray<TableEntry>,
         rules: MappedArray<u64>,
     ) -> Self {
-        let programs = Programs::Loaded { segments, processes };
+        let programs = Programs::Loaded { segments, processes, control };
         Self { programs, segments: Vec::new(), announced: Arc::default(), tables, rules }
     }
 
@@ -146,9 +151,12 @@ impl UnwindMaps {
     /// Makes a process's mappings known.
     pub fn set_process(&mut self, entry: ProcessEntry) -> Result<(), KernelError> {
         match &mut self.programs {
-            Programs::Loaded { processes, .. } => processes
-                .insert(entry.pid, [entry.pid, entry.place, entry.mappings, entry.generation], 0)
-                .map_err(|error| wrong(&error)),
+            Programs::Loaded { processes, control, .. } => {
+                let inserted =
+                    processes.insert(entry.pid, [entry.pid, entry.place, entry.mappings, entry.generation], 0);
+                begin_generation(control);
+                inserted.map_err(|error| wrong(&error))
+            }
             #[cfg(test)]
             Programs::None(processes) => {
                 processes.insert(entry.pid, entry);
@@ -160,7 +168,11 @@ impl UnwindMaps {
     /// Forgets a process. Whether it was known.
     pub fn forget_process(&mut self, pid: u32) -> bool {
         match &mut self.programs {
-            Programs::Loaded { processes, .. } => processes.remove(&pid).is_ok(),
+            Programs::Loaded { processes, control, .. } => {
+                let known = processes.remove(&pid).is_ok();
+                begin_generation(control);
+                known
+            }
             #[cfg(test)]
             Programs::None(processes) => processes.remove(&pid).is_some(),
         }
@@ -274,6 +286,16 @@ impl<'maps> Segments for &'maps UnwindMaps {
     }
 }
 
+/// What threads remember of their mappings is looked up anew from here on.
+fn begin_generation(control: &MappedArray<Control>) {
+    let Some(place) = control.at(0) else { return };
+    // SAFETY: inside the mapping and aligned; only the one owner of the maps writes it.
+    let generation = unsafe { AtomicU32::from_ptr(&raw mut (*place).mappings_generation) };
+    let next = generation.load(Ordering::Relaxed).checked_add(1).unwrap_or(1);
+    // What was changed in the maps becomes visible before it.
+    generation.store(next, Ordering::Release);
+}
+
 fn wrong(error: &MapError) -> KernelError {
     KernelError::Map { map: "UNWIND_PROCESSES", source: io::Error::other(error.to_string()) }
 }
@@ -320,7 +342,12 @@ fn put_all_into(outer: &OwnedFd, numbers: &[u32], inner: &[RawFd]) -> io::Result
 
 #[cfg(test)]
 mod tests {
-    use profiler_ebpf::unwind::{Stop, Tables, lookup::Lookup, rule, storage::table_state};
+    use profiler_ebpf::unwind::{
+        Stop, Tables,
+        lookup::Lookup,
+        rule,
+        storage::{PAGE_BITS, table_state},
+    };
 
     use super::*;
 
@@ -336,7 +363,10 @@ mod tests {
         maps.write(second + 4, [0x1000, 0, 0x2000, 0, 0x3_0000, 0, 7, 0]);
         maps.set_rule(5, Rule::rsp(24));
         maps.set_rule(rule::NO_INFO, Rule::no_info());
-        maps.set_table(7, TableEntry { state: table_state::READY, directory: second, first_page: 3, pages: 1 });
+        maps.set_table(
+            7,
+            TableEntry { state: table_state::READY, directory: second, first_page: 0x3_0000 >> PAGE_BITS, pages: 1 },
+        );
         let mut lookup = Lookup::new(&maps, second + 4, 1);
         assert_eq!(lookup.rule(0x101f), Ok(Rule::no_info()));
         assert_eq!(lookup.rule(0x1020), Ok(Rule::rsp(24)));

@@ -3,11 +3,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::report::Target;
+use super::report::{Target, before_others};
+use crate::step::say;
 
 /// Runs it as it stands, in a shell that finds the profiler by its name.
 pub fn shows_it_again(profiler: &Path, folder: &Path, target: &Target) -> Result<bool> {
@@ -23,13 +23,18 @@ pub fn shows_it_again(profiler: &Path, folder: &Path, target: &Target) -> Result
     let profiler = fs::canonicalize(profiler).with_context(|| format!("{} is missing", profiler.display()))?;
     std::os::unix::fs::symlink(profiler, &link).with_context(|| format!("cannot make {}", link.display()))?;
     let path = format!("{}:{}", place.display(), std::env::var("PATH").unwrap_or_default());
-    let mut command = Command::new("nice");
-    command.args(["-n", "-20", "sh", "-c", &target.recheck]).env("PATH", path).current_dir(&place);
+    let mut command = before_others();
+    command.args(["sh", "-c", &target.recheck]).env("PATH", path).current_dir(&place);
     let output = command.output().context("cannot run a shell")?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("`{}` ended with {}: {}", target.recheck, output.status, said.trim_end());
     }
     let text = fs::read_to_string(place.join("recheck.txt")).context("the command left no recheck.txt")?;
-    Ok(text.contains(&target.id))
+    let shown = text.contains(&target.id);
+    if !shown {
+        let first = text.lines().find(|line| line.starts_with("1. ")).unwrap_or("no target").trim();
+        say(format!("`{}` does not show {} again, but: {first}", target.recheck, target.id));
+    }
+    Ok(shown)
 }

@@ -92,17 +92,24 @@ impl Target {
     }
 }
 
+/// Runs the program that is appended as the first in line for a CPU. On a busy machine a profiler would attach when the program has
+/// ended; and the containers have taken precedence. Where the kernel groups threads by session, being nice counts within the session
+/// alone, and the session's own place is set beside it.
+pub fn before_others() -> Command {
+    const FIRST: &str = "[ -w /proc/self/autogroup ] && echo -20 >/proc/self/autogroup; exec nice -n -20 \"$@\"";
+    let mut command = Command::new("setsid");
+    command.args(["--wait", "sh", "-c", FIRST, "sh"]);
+    command
+}
+
 /// A recording that is going on.
 pub struct Recording(std::process::Child);
 
 impl Recording {
     /// Starts to record containers into a file.
     pub fn start(profiler: &Path, containers: &[&str], duration: &str, file: &Path) -> Result<Self> {
-        // On a busy machine it would attach when the program has ended; and the containers have taken precedence. Where the kernel
-        // groups threads by session, being nice counts within the session alone, and the session's own place is set beside it.
-        const FIRST: &str = "[ -w /proc/self/autogroup ] && echo -20 >/proc/self/autogroup; exec nice -n -20 \"$@\"";
-        let mut command = Command::new("setsid");
-        command.args(["sh", "-c", FIRST, "sh"]).arg(profiler).args(["record", "--duration", duration]);
+        let mut command = before_others();
+        command.arg(profiler).args(["record", "--duration", duration]);
         command.arg("--output").arg(file);
         for container in containers {
             command.args(["--container", container]);

@@ -1,7 +1,7 @@
 //! Where a file's code lies. In: its segments. Out: for virtual addresses, positions: bytes from the first byte of the
 //! table's first page, which is how rows are numbered.
 
-use profiler_ebpf::unwind::storage::PAGE_BITS;
+use profiler_ebpf::unwind::storage::{PAGE_BITS, PAGES};
 
 use super::Refused;
 use super::image::Segment;
@@ -24,14 +24,15 @@ pub(super) struct Range {
 }
 
 impl Code {
-    /// Code further than 4 GiB apart in its file is refused.
+    /// Code further than 1 GiB apart in its file, for which a table has no pages, is refused.
     pub fn new(segments: &[Segment]) -> Result<Self, Refused> {
         let segments: Vec<Segment> = segments.iter().copied().filter(|segment| segment.executable).collect();
         let start = segments.iter().map(|segment| segment.offset).min().ok_or(Refused::NoUnwindInfo)?;
         let end = segments.iter().map(|segment| segment.offset.saturating_add(segment.file_size)).max().unwrap_or(0);
         let base = start >> PAGE_BITS << PAGE_BITS;
-        if end - base > u64::from(u32::MAX) {
-            return Err(Refused::TooLarge { what: "bytes of code", limit: u32::MAX.into() });
+        let limit = u64::from(PAGES) << PAGE_BITS;
+        if end - base > limit {
+            return Err(Refused::TooLarge { what: "bytes of code", limit });
         }
         let bytes = segments.iter().map(|segment| segment.file_size).fold(0, u64::saturating_add);
         Ok(Self { segments, base, bytes })

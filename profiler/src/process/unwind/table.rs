@@ -1,5 +1,5 @@
-//! The table of one file. In: from which file offset on which rule holds, ascending. Out: rows by page of 64 KiB, in the
-//! layout that [`profiler_ebpf::unwind`] describes.
+//! The table of one file. In: from which file offset on which rule holds, ascending. Out: rows by page, in the layout that
+//! [`profiler_ebpf::unwind`] describes.
 
 use profiler_ebpf::unwind::{Row, Rule, rule, storage};
 use rustc_hash::FxHashMap;
@@ -21,7 +21,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Number of its first page: file offset >> 16.
+    /// Number of its first page: file offset >> [`storage::PAGE_BITS`].
     pub fn first_page(&self) -> u32 {
         self.first_page
     }
@@ -124,7 +124,7 @@ impl TableBuilder {
             return Ok(());
         }
         let page = (position >> storage::PAGE_BITS) as usize;
-        let pc_low = position as u16;
+        let pc_low = (position & (storage::ROWS - 1)) as u16;
         if rule == rule::NO_INFO && pc_low == 0 && page >= self.starts.len() {
             // A page of which nothing else is said has no rows.
             self.open(page - 1);

@@ -351,7 +351,7 @@ fn write_rows(
 
 #[cfg(test)]
 mod tests {
-    use profiler_ebpf::unwind::{lookup::Segments, lookup::search, rule};
+    use profiler_ebpf::unwind::{lookup::Segments, lookup::search, rule, storage::PAGE_BITS};
 
     use super::*;
     use crate::kernel::Announcement;
@@ -378,7 +378,7 @@ mod tests {
     fn made(pages: usize, rows: usize, first_offset: i32) -> Made {
         let mut rules = rule::well_known().to_vec();
         rules.extend((0..8).map(|at| Rule::rsp(first_offset + 8 * at)));
-        let page = (0..rows).map(|at| Row { pc_low: (at * 16) as u16, rule: 4 + (at % 8) as u16 }).collect();
+        let page = (0..rows).map(|at| Row { pc_low: (at * 2) as u16, rule: 4 + (at % 8) as u16 }).collect();
         Made { first_page: 3, pages: vec![page; pages], rules }
     }
 
@@ -412,7 +412,7 @@ mod tests {
             let Some(entry) = maps.table(number) else { panic!("no entry") };
             for page in 0..rows.pages.len() as u64 {
                 for row in &rows.pages[page as usize] {
-                    let offset = ((u64::from(rows.first_page) + page) << 16) + u64::from(row.pc_low) + 7;
+                    let offset = ((u64::from(rows.first_page) + page) << PAGE_BITS) + u64::from(row.pc_low) + 1;
                     let found = maps.rule(search(&maps, entry, offset));
                     assert_eq!(found, Some(rows.rules[usize::from(row.rule)].to_word()));
                 }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use object::{Object, ObjectSection};
 use profiler_ebpf::unwind::Rule;
+use profiler_ebpf::unwind::storage::PAGE_BITS;
 
 use super::real_files::libc_path;
 use crate::process::unwind::{Limits, agreement, build};
@@ -106,7 +107,7 @@ fn what_is_described_is_never_derived() {
     let without = build(&file, &Limits { derived_instructions: 0, ..Limits::default() }).unwrap();
     for (page, rows) in without.pages().enumerate() {
         for row in rows {
-            let offset = (u64::from(without.first_page()) + page as u64) * 65_536 + u64::from(row.pc_low);
+            let offset = ((u64::from(without.first_page()) + page as u64) << PAGE_BITS) + u64::from(row.pc_low);
             let rule = without.rule_at(offset);
             assert!(rule == Rule::no_info() || with.rule_at(offset) == rule, "{offset:#x}");
         }

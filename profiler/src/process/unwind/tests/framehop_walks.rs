@@ -6,6 +6,7 @@ use framehop::x86_64::{CacheX86_64, UnwindRegsX86_64, UnwinderX86_64};
 use framehop::{ExplicitModuleSectionInfo, FrameAddress, Module, Unwinder};
 use object::{Object, ObjectSection, ObjectSegment};
 use profiler_ebpf::unwind::rule::Cfa;
+use profiler_ebpf::unwind::storage::PAGE_BITS;
 use profiler_ebpf::unwind::walk::{flag, step};
 use profiler_ebpf::unwind::{Memory, Rule, Stop, Tables, Walk};
 
@@ -79,7 +80,7 @@ fn a_step_leads_where_framehop_goes() {
         let (mut alike, mut expressions) = (0_u32, 0);
         for (page, rows) in table.pages().enumerate() {
             for row in rows {
-                let offset = (u64::from(table.first_page()) + page as u64) * 65_536 + u64::from(row.pc_low);
+                let offset = ((u64::from(table.first_page()) + page as u64) << PAGE_BITS) + u64::from(row.pc_low);
                 let rule = table.rules()[usize::from(row.rule)];
                 let segment = segments.iter().find(|(_, size, start)| (*start..start + size).contains(&offset));
                 let Some((start, _, segment_offset)) = segment else { continue };
