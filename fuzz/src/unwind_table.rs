@@ -1,6 +1,7 @@
 //! Any bytes as an ELF file, or as one section of a sound one: a table that keeps its promises comes out, or a reason.
 
 use profiler::process::unwind::{Limits, Refused, Table, build};
+use profiler_ebpf::unwind::storage::PAGE_BITS;
 
 use super::elf::wrapped;
 
@@ -27,14 +28,14 @@ pub fn run(data: &[u8]) {
 
 fn check(table: &Table, limits: &Limits) {
     assert!(table.rows().len() as u64 <= limits.rows + 1);
-    let first = u64::from(table.first_page()) << 16;
+    let first = u64::from(table.first_page()) << PAGE_BITS;
     for (page, rows) in table.pages().enumerate() {
         assert!(rows.first().is_none_or(|row| row.pc_low == 0), "a page begins at its beginning");
         assert!(rows.windows(2).all(|pair| pair[0].pc_low < pair[1].pc_low), "rows ascend");
         assert!(rows.windows(2).all(|pair| pair[0].rule != pair[1].rule), "neighbours differ");
         for row in rows {
             let rule = table.rules()[usize::from(row.rule)];
-            assert_eq!(table.rule_at(first + ((page as u64) << 16) + u64::from(row.pc_low)), rule);
+            assert_eq!(table.rule_at(first + ((page as u64) << PAGE_BITS) + u64::from(row.pc_low)), rule);
         }
     }
 }

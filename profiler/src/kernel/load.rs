@@ -73,8 +73,8 @@ impl Sizes {
         Ok(Self {
             cpus,
             containers,
-            // Room that may stay empty is made smaller.
-            syscall_rows: (by_cgroups * 16).max(containers * 8).clamp(2048, 16_384),
+            // A program calls some 25 different system calls in a window. Room that may stay empty is made smaller.
+            syscall_rows: (options.cgroups as u32 * 24 + 1024).max(containers * 8).clamp(2048, 16_384),
             ring_bytes: RING_BYTES as u32,
         })
     }

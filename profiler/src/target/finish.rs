@@ -87,6 +87,8 @@ fn target(scene: &Scene<'_>, finding: &Finding, seen: &Seen, idle_ns: f64) -> Ta
     let line = path.last().and_then(|id| profile.stacks.frame_of(*id)).map(|frame| frame.line).filter(|line| *line > 0);
     let about = finding.about.as_deref().unwrap_or_default();
     let blamed = finding.blame.map(|blame| name_of(scene, blame)).unwrap_or_default();
+    // Of two functions that wait alike, another may be the first in the next window.
+    let told_apart_by = if finding.kind.is_of_the_container() { "" } else { blamed.as_str() };
     let amount = |ns: f64| Amount { value: ns / scene.window_ns, unit: finding.kind.unit() };
     let wanted_ns = (container.ledger.thread_ns as f64 - idle_ns).max(finding.claims_ns).max(1.0);
     let mut confidence = seen.confidence(finding.basis, container.stacks.complete_share());
@@ -95,7 +97,7 @@ fn target(scene: &Scene<'_>, finding: &Finding, seen: &Seen, idle_ns: f64) -> Ta
         confidence = confidence.min(Confidence::Medium);
     }
     Target {
-        id: id(finding.kind, &[&container.runtime, identity(container), &blamed, about]),
+        id: id(finding.kind, &[&container.runtime, identity(container), told_apart_by, about]),
         rank: 0,
         container: container.name.clone(),
         kind: finding.kind,

@@ -80,6 +80,12 @@ impl Kind {
         if self <= Self::CpuHotspot { Unit::Cores } else { Unit::SecondsPerSecond }
     }
 
+    /// Whether the scheduler has the last word: what waits is the container, and the function that is named is only the one that
+    /// waited most.
+    pub fn is_of_the_container(self) -> bool {
+        matches!(self, Self::CpuThrottled | Self::CpuContention | Self::CpuOversubscribed)
+    }
+
     /// What to try, where the kind alone decides it.
     pub fn remedy(self) -> &'static str {
         match self {

@@ -499,6 +499,21 @@ fn the_same_problem_has_the_same_id_in_another_window() {
 }
 
 #[test]
+fn what_concerns_a_container_has_the_same_id_whichever_function_waits_most() {
+    let id = |waits: &str| {
+        let mut planted = Planted::new();
+        planted.cpu("main > a", 10).cpu("main > b", 10).wait(OffCpuReason::Throttled, waits, 8.0, 80.0);
+        planted.profile.containers[0].cpu_limit_cores = Some(0.02);
+        let target = planted.analysis().targets[0].clone();
+        assert_eq!(target.kind, Kind::CpuThrottled);
+        (target.id, target.blame.function)
+    };
+    let (first, second) = (id("main > a"), id("main > b"));
+    assert_ne!(first.1, second.1);
+    assert_eq!(first.0, second.0);
+}
+
+#[test]
 fn no_thread_second_is_claimed_twice_and_the_order_is_the_same_each_time() {
     let profile = crate::profile::testing::profile();
     let once = analyse(&profile);
