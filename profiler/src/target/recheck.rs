@@ -1,7 +1,10 @@
 //! The command that shows whether a target is still there. In: the profile's own settings, the container. Out: a
-//! `profiler record` that measures the same for as long and writes the report as text.
+//! `profiler record` that measures the container for as long and writes the report as text.
 
 use crate::profile::{Container, Profile};
+
+/// Filters that select containers.
+const CONTAINERS: [&str; 3] = ["--container ", "--pod ", "--namespace "];
 
 /// The command.
 pub fn command(profile: &Profile, container: &Container) -> String {
@@ -13,10 +16,13 @@ pub fn command(profile: &Profile, container: &Container) -> String {
         words.push(format!("-d {seconds:.0}s"));
     }
     words.push("-o recheck.txt".to_owned());
-    if filters.is_empty() {
+    // A command that is run again makes containers of other names. Else others than this one would only be in the way: a report tells
+    // no more than its first targets in full.
+    let narrowed = |filter: &str| run.is_none() && CONTAINERS.iter().any(|flag| filter.starts_with(flag));
+    if filters.is_empty() || filters.iter().any(|filter| narrowed(filter)) {
         words.push(format!("--container {}", quoted(&container.name)));
     }
-    for filter in filters.iter().filter(|filter| !filter.starts_with("-- ")) {
+    for filter in filters.iter().filter(|filter| !filter.starts_with("-- ") && !narrowed(filter)) {
         match filter.split_once(' ') {
             Some((flag, value)) => words.push(format!("{flag} {}", quoted(value))),
             None => words.push(filter.clone()),
@@ -50,6 +56,10 @@ mod tests {
             "profiler record -d 10s -o recheck.txt --container shop/web-1/nginx"
         );
         assert!(command(&profile, &container("it's")).ends_with("--container 'it'\\''s'"));
+        profile.settings.filters = vec!["--container web-1".to_owned(), "--namespace shop".to_owned()];
+        assert!(command(&profile, &container("shop/web-1/nginx")).ends_with("--container shop/web-1/nginx"));
+        profile.settings.filters = vec!["--pid 7".to_owned()];
+        assert!(command(&profile, &container("host")).ends_with("recheck.txt --pid 7"));
         profile.settings.filters = vec!["--container web*".to_owned(), "-- ./server --fast".to_owned()];
         assert_eq!(
             command(&profile, &container("host")),
