@@ -168,6 +168,11 @@ impl Functions {
         {
             self.add(vec![Function { range, origin: Origin::Known(rule) }]);
         }
+        // Signal handlers return through the C library, or through what a static program or Go's runtime has of its own. Large programs
+        // are spared a search of all their code.
+        if image.names_loader && image.go_functions.is_none() {
+            return;
+        }
         let mut found = Vec::new();
         let undescribed = code.gaps(self.settled.iter().map(|function| function.range));
         statistics.unsearched_bytes = gaps::signal_returns(source, code, undescribed.into_iter(), |range| {

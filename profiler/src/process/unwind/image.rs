@@ -7,7 +7,8 @@
 use object::LittleEndian as LE;
 use object::elf::{
     ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, NoteHeader64, PF_X,
-    PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE, ProgramHeader64, SHF_COMPRESSED, SHN_XINDEX, SHT_NOBITS, SectionHeader64,
+    PT_GNU_EH_FRAME, PT_INTERP, PT_LOAD, PT_NOTE, ProgramHeader64, SHF_COMPRESSED, SHN_XINDEX, SHT_NOBITS,
+    SectionHeader64,
 };
 use object::pod::{Pod, from_bytes, slice_from_bytes};
 
@@ -71,6 +72,8 @@ pub struct EhFrame {
 pub struct Image {
     /// Where it is entered: an address; 0 in most libraries.
     pub entry: u64,
+    /// Whether it names a loader (`PT_INTERP`), and so leaves to its C library what every program has to have.
+    pub names_loader: bool,
     /// Its loaded segments, by address.
     pub segments: Vec<Segment>,
     /// `.eh_frame`.
@@ -116,6 +119,7 @@ impl Image {
     ) -> Result<Self, Refused> {
         Ok(Self {
             entry: file.e_entry.get(LE),
+            names_loader: programs.iter().any(|program| program.p_type.get(LE) == PT_INTERP),
             segments: segments(programs, headers.length)?,
             eh_frame: None,
             debug_frame: None,
