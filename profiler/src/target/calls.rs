@@ -134,7 +134,8 @@ impl<'p> Calls<'p> {
 
     /// How often these calls returned.
     pub fn count(&self, names: &[&str]) -> f64 {
-        names.iter().filter_map(|name| self.stats.get(name)).map(|stats| stats.count as f64).sum()
+        // An empty sum is -0.0, and would be printed as such: here and below.
+        names.iter().filter_map(|name| self.stats.get(name)).fold(0.0, |sum, stats| sum + stats.count as f64)
     }
 
     /// Calls a second.
@@ -145,7 +146,7 @@ impl<'p> Calls<'p> {
     /// How often the call failed with one of the errnos for which `which` holds.
     pub fn failed(&self, name: &str, which: impl Fn(Errno) -> bool) -> f64 {
         let errors = self.stats.get(name).map(|stats| &stats.errors);
-        errors.into_iter().flatten().filter(|(errno, _)| which(**errno)).map(|(_, n)| *n as f64).sum()
+        errors.into_iter().flatten().filter(|(errno, _)| which(**errno)).fold(0.0, |sum, (_, n)| sum + *n as f64)
     }
 
     /// CPU nanoseconds of one call on average, in the kernel.

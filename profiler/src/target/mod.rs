@@ -26,6 +26,7 @@ mod recheck;
 mod role;
 mod scene;
 mod small_io;
+mod starting;
 mod sync_write;
 mod syscall_errors;
 mod syscall_storm;
@@ -142,6 +143,7 @@ pub fn analyse(profile: &Profile) -> Analysis {
     for place in 0..scene.places.len() {
         let calls = calls::Calls::of(&scene, place);
         let before = findings.len();
+        findings.extend(starting::find(&mut scene, place, &calls));
         findings.extend(syscall_errors::find(&mut scene, place, &calls));
         findings.extend(small_io::find(&mut scene, place, &calls));
         findings.extend(busy_poll::find(&mut scene, place, &calls));

@@ -27,3 +27,34 @@ fn a_small_file_that_is_read_whole_each_time_is_opened_too_often() {
     let target = planted.only(Kind::SyscallStorm, "load");
     assert!((target.claims_s - 3.0).abs() < 1e-9, "the reads go with the opens: {target:?}");
 }
+
+#[test]
+fn programs_started_for_each_piece_of_work_are_blamed_on_who_starts_them() {
+    let target = starting("convert", 1).only(Kind::KernelOverhead, "stamp");
+    assert!(target.title.contains("50 programs a second") && target.title.contains("convert"), "{}", target.title);
+    assert!((target.claims_s - 1.4).abs() < 1e-9, "the children, the forks, and as much around them: {target:?}");
+}
+
+#[test]
+fn programs_that_work_are_not_started_for_nothing() {
+    let found = starting("convert", 3).found();
+    assert!(found.iter().all(|(_, blamed)| blamed != "stamp"), "{found:?}");
+}
+
+/// A program that starts others, of which a hundred were seen on a CPU, each this often.
+fn starting(name: &str, samples: u64) -> Planted {
+    let fork = format!("main > stamp > vfork@libc.so.6 > {ENTRY} > __do_sys_vfork_[k]");
+    let start = format!("_start@ld-linux-x86-64.so.2 > {ENTRY} > __x64_sys_openat_[k]");
+    let mut planted = Planted::new();
+    planted.cpu(&fork, 20).cpu("main > stamp > argv@libc.so.6", 30).cpu("main > page", 10);
+    let command = planted.profile.stacks.text(name);
+    for pid in 100..200 {
+        planted.cpu(&start, samples);
+        let process = planted.process(pid, command);
+        if let Some(sample) = planted.profile.on_cpu.last_mut() {
+            sample.process = process;
+        }
+    }
+    planted.calls("execve", if samples == 1 { 500 } else { 120 }, 0, &[]).calls("openat", 50_000, 0, &[]);
+    planted
+}

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::profile::{
     Container, ContainerIndex, Errno, Frame, FrameKind, Ledger, OffCpuCoverage, OffCpuReason, OffCpuSample,
-    OnCpuSample, Process, ProcessIndex, StackId, SyscallStats, WaitedBehind,
+    OnCpuSample, Process, ProcessIndex, StackId, SyscallStats, TextId, WaitedBehind,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -45,6 +45,11 @@ impl Planted {
             ..Container::default()
         });
         self.profile.containers.len() - 1
+    }
+
+    fn process(&mut self, pid: u32, command: TextId) -> ProcessIndex {
+        self.profile.processes.push(Process { pid, command });
+        ProcessIndex(self.profile.processes.len() as u32 - 1)
     }
 
     /// Frames as `function@module`, kernel frames as `function_[k]`, root first.
