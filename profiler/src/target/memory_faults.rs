@@ -2,17 +2,21 @@
 //!
 //! **Rule.** Page faults and calls that change mappings, below one function, are at least
 //! [`LEAST_CORES`](super::finding::LEAST_CORES) and a tenth of the container's CPU time. Memory that is used again faults
-//! once; a steady share of faults means that it is returned and taken anew. Faults of starting programs do not count.
+//! once; a steady share of faults means that it is returned and taken anew. Faults of starting programs do not count. What
+//! its callers do to return the memory counts as the function's.
 //!
 //! **What a fix leaves.** Nothing of the faults. The allocator's own work below the same function goes with them.
 
 use super::calls::{claim, name_of};
 use super::finding::{Basis, Finding, LEAST_CORES, LEAST_SHARE};
-use super::group::{Lift, by_blame};
+use super::group::{Group, Lift, by_blame};
 use super::kind::Kind;
 use super::mark::Marks;
 use super::scene::{Area, Scene};
 use super::work::Work;
+
+/// Calls that give memory back.
+const RETURNING: [&str; 3] = ["munmap", "madvise", "brk"];
 
 const MAPPING: [&str; 6] = ["mmap", "munmap", "madvise", "mremap", "brk", "mprotect"];
 
@@ -38,7 +42,7 @@ pub fn find(scene: &mut Scene<'_>, place: usize) -> Vec<Finding> {
         .map(|(at, row)| (at, row.left_ns))
         .collect();
     let mut findings = Vec::new();
-    for group in by_blame(scene, place, &rows, floor_ns, Lift::ToCallers) {
+    for group in with_what_is_returned(scene, place, by_blame(scene, place, &rows, floor_ns, Lift::ToCallers)) {
         let here = &scene.places[place];
         let allocator: Vec<(usize, f64)> = here
             .cpu
@@ -87,4 +91,34 @@ pub fn find(scene: &mut Scene<'_>, place: usize) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// Memory is often given back by a caller of the function that used it, where a value goes out of scope, or by another
+/// function that this calls: that is the same problem. A group that does little else than give back goes with the one that
+/// it has most callers in common with, if there is one.
+fn with_what_is_returned(scene: &Scene<'_>, place: usize, groups: Vec<Group>) -> Vec<Group> {
+    let here = &scene.places[place];
+    let returns = |group: &Group| {
+        let returned = group.rows.iter().filter(|(at, _)| {
+            let call = scene.facts(here.cpu[*at].stack).and_then(|facts| facts.call);
+            call.is_some_and(|call| RETURNING.contains(&call))
+        });
+        returned.fold(0.0, |sum, row| sum + row.1) > 0.9 * group.ns
+    };
+    let chain = |group: &Group| scene.facts(group.stack).map_or(&[][..], |facts| &facts.chain[..]);
+    let (returning, mut kept): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(returns);
+    for group in returning {
+        let in_common = |other: &Group| chain(other).iter().zip(chain(&group)).take_while(|(a, b)| a == b).count();
+        let nearest = kept.iter_mut().map(|other| (in_common(other), other)).filter(|(common, _)| *common > 0);
+        // Of several that are as near the largest, which comes first.
+        match nearest.rev().max_by_key(|(common, _)| *common) {
+            Some((_, other)) => {
+                other.ns += group.ns;
+                other.samples += group.samples;
+                other.rows.extend(group.rows);
+            }
+            None => kept.push(group),
+        }
+    }
+    kept
 }

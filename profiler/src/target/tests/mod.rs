@@ -272,6 +272,24 @@ fn new_memory_for_every_image_is_memory_faults() {
 }
 
 #[test]
+fn memory_that_another_function_returns_is_the_problem_of_the_one_that_faults() {
+    let unmap = format!("free@libc.so.6 > __munmap@libc.so.6 > {ENTRY} > __x64_sys_munmap_[k]");
+    let fault = "asm_exc_page_fault_[k] > do_user_addr_fault_[k]";
+    let mut planted = Planted::new();
+    planted
+        .cpu(&format!("main > serve > resize > decode > {fault}"), 60)
+        .cpu(&format!("main > serve > resize > drop_canvas > {unmap}"), 90)
+        .cpu(&format!("main > load > parse > {fault}"), 70)
+        .calls("munmap", 5_000, 0, &[]);
+    let targets = planted.analysis().targets;
+    let claims: Vec<_> = targets.iter().map(|target| (target.blame.function.as_str(), target.claims_s)).collect();
+    assert!(
+        matches!(claims[..], [("decode", a), ("parse", b)] if (a - 1.5).abs() < 1e-9 && (b - 0.7).abs() < 1e-9),
+        "{claims:?}"
+    );
+}
+
+#[test]
 fn kernel_time_that_nothing_else_explains_is_overhead_but_serving_sockets_is_not() {
     let mut planted = Planted::new();
     planted.cpu(&format!("main > load > read@libc.so.6 > {ENTRY} > ksys_read_[k] > filemap_read_[k]"), 200).calls(
