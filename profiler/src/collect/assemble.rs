@@ -147,7 +147,7 @@ impl Collection {
                 add_loss(&mut profile.coverage.other_losses, reason, n);
             }
         }
-        for window in &self.windows {
+        for window in &mut self.windows {
             add_window(&mut containers, window);
         }
         profile.on_cpu_by_second = std::mem::take(&mut self.by_second);
@@ -551,7 +551,8 @@ fn add_seconds(containers: &mut Containers, seconds: FxHashMap<u32, Vec<u64>>) {
 }
 
 /// Adds a window's exact accounts to their containers.
-fn add_window(containers: &mut Containers, window: &RawWindow) {
+/// The accounts of system calls are taken out of the window: they are most of it.
+fn add_window(containers: &mut Containers, window: &mut RawWindow) {
     for (index, account) in &window.ledgers {
         if let Some(place) = containers.by_index.get(index) {
             let container = &mut containers.list[*place];
@@ -562,7 +563,7 @@ fn add_window(containers: &mut Containers, window: &RawWindow) {
             *max_ns = (*max_ns).max(account.run_queue_max_ns);
         }
     }
-    for account in &window.syscalls {
+    for account in std::mem::take(&mut window.syscalls) {
         if let Some(place) = containers.by_index.get(&account.container) {
             add_syscall(&mut containers.list[*place].syscalls, account);
         }
@@ -610,7 +611,7 @@ fn ledger(account: &LedgerAccount, kernel_threads: bool) -> Ledger {
     }
 }
 
-fn add_syscall(syscalls: &mut Vec<SyscallStats>, account: &SyscallAccount) {
+fn add_syscall(syscalls: &mut Vec<SyscallStats>, account: SyscallAccount) {
     let name = syscalls::name(account.number);
     let place = syscalls.iter().position(|known| known.name == name).unwrap_or_else(|| {
         syscalls.push(SyscallStats { name, ..SyscallStats::default() });
@@ -621,9 +622,14 @@ fn add_syscall(syscalls: &mut Vec<SyscallStats>, account: &SyscallAccount) {
     stats.bytes += account.bytes;
     stats.total_ns += account.total_ns;
     stats.max_ns = stats.max_ns.max(account.max_ns);
-    stats.latency.merge(&Histogram::from_counts(account.latency.iter().copied()));
-    for (place, n) in &account.errors {
-        let errno = match *place {
+    let latency = Histogram { counts: account.latency };
+    if stats.latency.counts.is_empty() {
+        stats.latency = latency;
+    } else {
+        stats.latency.merge(&latency);
+    }
+    for (place, n) in account.errors {
+        let errno = match place {
             ERRNO_RESTART => ERESTARTSYS,
             place if place as usize == ERRNOS - 1 => u16::MAX,
             place => place as u16,

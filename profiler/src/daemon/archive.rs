@@ -8,7 +8,6 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use serde_json::Value;
 
 use super::{
     collector::Collected,
@@ -18,11 +17,7 @@ use super::{
     shared::Shared,
     storage::Storage,
 };
-use crate::{
-    memory,
-    output::{Scope, WriteOptions, report_json},
-    profile::{Profile, Selection},
-};
+use crate::{memory, profile::Profile, target};
 
 /// Merges that are done for one window, so that the next one is not kept waiting.
 const MOST_MERGES: usize = 8;
@@ -124,54 +119,35 @@ fn coarser(run: &[Entry]) -> Result<Entry, String> {
     Entry::of(&profile, last.ended, Some(&last.summary)).map_err(|error| error.to_string())
 }
 
-/// The ranked targets of a profile, by what the report says of them.
+/// The ranked targets of a profile, with whose they are.
 fn targets(profile: &Profile) -> Vec<TargetFigures> {
-    let options = WriteOptions::default();
-    let scope = Scope { profile, selected: Selection::default().matching(profile), options: &options };
-    let report = report_json::report(&scope);
-    let Ok(Value::Array(targets)) = serde_json::to_value(&report.targets) else { return Vec::new() };
-    targets.iter().filter_map(|target| figures(target, profile)).collect()
-}
-
-fn figures(target: &Value, profile: &Profile) -> Option<TargetFigures> {
-    let text = |name: &str| target.get(name)?.as_str().map(str::to_owned);
-    let figure = |name: &str| {
-        let figure = target.get(name)?;
-        Some((figure.get("value")?.as_f64()?, figure.get("unit")?.as_str()?.to_owned()))
-    };
-    let name = text("container")?;
-    let owner = profile
-        .containers
-        .iter()
-        .find(|container| container.name == name)
-        .map_or_else(|| Owner { container: name.clone(), ..Owner::default() }, Owner::of);
-    Some(TargetFigures {
-        owner,
-        target: text("id")?,
-        kind: text("kind")?,
-        cost: figure("cost"),
-        gain: figure("gain_at_most"),
-        rank: target.get("rank").and_then(Value::as_f64),
-    })
+    let named = |name: &str| profile.containers.iter().find(|container| container.name == name);
+    let targets = target::analyse(profile).targets.into_iter().map(|target| TargetFigures {
+        owner: named(&target.container)
+            .map_or_else(|| Owner { container: target.container.clone(), ..Owner::default() }, Owner::of),
+        target: target.id,
+        kind: target.kind,
+        cost: target.cost,
+        gain: target.gain_at_most,
+        rank: target.rank,
+    });
+    targets.collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::profile::testing;
 
     #[test]
-    fn a_target_of_the_report_becomes_figures_under_its_containers_labels() {
-        let target = json!({
-            "id": "ab12", "rank": 2, "container": "shop/web-7d4b9/nginx", "kind": "small_io",
-            "cost": { "value": 0.5, "unit": "cores" }, "gain_at_most": { "value": 0.25, "unit": "cores" },
-        });
-        let figures = figures(&target, &testing::profile()).unwrap_or_default();
-        assert_eq!((figures.owner.namespace.as_str(), figures.owner.container.as_str()), ("shop", "nginx"));
-        assert_eq!(figures.gain, Some((0.25, "cores".to_owned())));
-        assert_eq!(figures.rank, Some(2.0));
-        assert_eq!(super::figures(&json!({ "id": 7 }), &testing::profile()), None);
+    fn targets_stand_under_the_labels_of_their_containers() {
+        let profile = testing::profile();
+        let found = targets(&profile);
+        assert!(!found.is_empty());
+        for (figures, target) in found.iter().zip(target::analyse(&profile).targets) {
+            let container = profile.containers.iter().find(|container| container.name == target.container);
+            assert_eq!(Some(&figures.owner), container.map(Owner::of).as_ref());
+            assert_eq!((&figures.target, figures.rank, figures.gain), (&target.id, target.rank, target.gain_at_most));
+        }
     }
 }

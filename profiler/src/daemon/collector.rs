@@ -18,8 +18,9 @@ use crate::{
     profile::Profile,
 };
 
-/// Time between two looks into the rings.
-const POLL: Duration = Duration::from_millis(50);
+/// Time between two looks at what the rings gave. Each wakes three threads, and nothing is lost by waiting: another empties the
+/// rings, and processes are followed by a third.
+const POLL: Duration = Duration::from_millis(160);
 
 /// Pause before a failed collection is begun anew: doubled each time, up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);

@@ -69,7 +69,7 @@ pub struct SyscallAccount {
     pub max_ns: u64,
     /// Bytes moved.
     pub bytes: u64,
-    /// Latency by bucket; their sum is the number of calls.
+    /// Latency by bucket, without empty ones at the end; their sum is the number of calls.
     pub latency: Vec<u64>,
     /// Failed calls by errno position ([`profiler_ebpf::account::ERRNOS`]), those that occurred.
     pub errors: BTreeMap<u32, u64>,

@@ -88,9 +88,7 @@ impl<F: FreeRows> Rows<F> {
     fn account(&self, generation: u32, row: u32, at: u32) -> Option<SyscallAccount> {
         let index = (generation as usize & 1) * self.capacity() + row as usize;
         let row = self.contents.read(index)?;
-        if row.latency.iter().all(|count| *count == 0) {
-            return None;
-        }
+        let last = row.latency.iter().rposition(|count| *count > 0)?;
         self.contents.zero(index);
         let errors = (0..ERRNOS as u32).zip(row.errors).filter(|(_, n)| *n > 0);
         Some(SyscallAccount {
@@ -99,7 +97,7 @@ impl<F: FreeRows> Rows<F> {
             total_ns: row.total_ns,
             max_ns: row.max_ns,
             bytes: row.bytes,
-            latency: row.latency.iter().map(|count| u64::from(*count)).collect(),
+            latency: row.latency[..=last].iter().map(|count| u64::from(*count)).collect(),
             errors: errors.map(|(errno, n)| (errno, u64::from(n))).collect::<BTreeMap<_, _>>(),
         })
     }

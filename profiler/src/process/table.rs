@@ -22,6 +22,9 @@ use super::{
 /// A process's start time is compared at most this often.
 const CHECK_INTERVAL_NS: u64 = 1_000_000_000;
 
+/// The same while the kernel tells of every fork and exit: then only to find what nobody thought of.
+const FOLLOWED_CHECK_INTERVAL_NS: u64 = 60_000_000_000;
+
 /// A process's mappings are read again at most this often when an address is not covered.
 const REREAD_INTERVAL_NS: u64 = 100_000_000;
 
@@ -127,6 +130,8 @@ pub struct ProcessTable {
     events_lost_told: u64,
     /// Events were lost at this time: mappings read before may be out of date.
     distrusted_ns: u64,
+    /// Whether events tell of every process.
+    followed: bool,
     /// What user stacks are walked by, where the kernel can.
     unwinder: Option<Unwinder>,
     /// Processes whose mappings are to be told to the unwinder, and whether they are about to run.
@@ -145,10 +150,16 @@ impl ProcessTable {
             next_perf_map: 0,
             events_lost_told: 0,
             distrusted_ns: 0,
+            followed: false,
             unwinder: None,
             changed: FxHashMap::default(),
             ended: FxHashSet::default(),
         }
+    }
+
+    /// From now on events tell of every process.
+    pub fn follow(&mut self) {
+        self.followed = true;
     }
 
     /// What the table did so far.
@@ -189,8 +200,11 @@ impl ProcessTable {
     /// Learns about a process, unless it is known. Returns whether anything is known of it.
     pub fn observe(&mut self, pid: Pid) -> bool {
         let now = monotonic_ns();
+        let (followed, distrusted_ns) = (self.followed, self.distrusted_ns);
         if let Some(life) = self.living(pid) {
-            if now.saturating_sub(life.checked_ns) < CHECK_INTERVAL_NS {
+            let told = followed && life.checked_ns >= distrusted_ns;
+            let interval_ns = if told { FOLLOWED_CHECK_INTERVAL_NS } else { CHECK_INTERVAL_NS };
+            if now.saturating_sub(life.checked_ns) < interval_ns {
                 return true;
             }
             life.checked_ns = now;
@@ -515,14 +529,24 @@ impl ProcessTable {
 
     /// Where the frames of a user stack lead; `addresses` are leaf first, and so is the answer.
     pub fn normalize_stack(&mut self, pid: Pid, addresses: &[u64], leaf: Leaf, at_ns: Option<u64>) -> Vec<Location> {
-        lookup_addresses(addresses, leaf).map(|address| self.normalize(pid, address, at_ns)).collect()
+        self.learn(pid);
+        lookup_addresses(addresses, leaf).map(|address| self.normalize_known(pid, address, at_ns)).collect()
     }
 
     /// Where an address of a process led at a time by the monotonic clock (lately, if `None`).
     pub fn normalize(&mut self, pid: Pid, address: u64, at_ns: Option<u64>) -> Location {
+        self.learn(pid);
+        self.normalize_known(pid, address, at_ns)
+    }
+
+    /// What can be learnt about a process before its addresses are looked up.
+    fn learn(&mut self, pid: Pid) {
         self.observe(pid);
-        let at_ns = at_ns.unwrap_or(u64::MAX);
         self.reread_if_distrusted(pid);
+    }
+
+    fn normalize_known(&mut self, pid: Pid, address: u64, at_ns: Option<u64>) -> Location {
+        let at_ns = at_ns.unwrap_or(u64::MAX);
         if let Some(location) = self.find(pid, address, at_ns) {
             return location;
         }

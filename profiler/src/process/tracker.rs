@@ -200,6 +200,9 @@ impl Worker {
         reserve_descriptors(&self.bell);
         // The rings are open by now, so that nothing falls between this look and the first event.
         self.table.observe_all();
+        if self.sideband.is_some() {
+            self.table.follow();
+        }
         let mut events = Vec::new();
         let (mut tidied, mut image_budget) = (Instant::now(), IMAGE_BUDGET);
         loop {

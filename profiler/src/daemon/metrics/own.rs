@@ -4,7 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::{Exposition, Family, Kind, Value};
-use crate::{daemon::push::PushFigures, profile::Profile};
+use crate::{
+    daemon::push::PushFigures,
+    profile::Profile,
+    target::{self, Amount},
+};
 
 /// Sums since the daemon began.
 #[derive(Debug, Default)]
@@ -48,20 +52,20 @@ pub struct Now {
 }
 
 /// An optimization target's figures.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TargetFigures {
     /// Whose.
     pub owner: super::labels::Owner,
     /// Stable id.
     pub target: String,
     /// Its kind.
-    pub kind: String,
-    /// Cost, with its unit.
-    pub cost: Option<(f64, String)>,
-    /// What could be won at most, with its unit.
-    pub gain: Option<(f64, String)>,
+    pub kind: target::Kind,
+    /// Cost.
+    pub cost: Amount,
+    /// What could be won at most.
+    pub gain: Amount,
     /// Place in the ranking, from 1.
-    pub rank: Option<f64>,
+    pub rank: u32,
 }
 
 fn counter(name: &'static str, help: &'static str) -> Family {
@@ -221,22 +225,26 @@ fn expose_pushes(pushes: &[PushFigures], into: &mut dyn Exposition) {
     }
 }
 
-type Figure = fn(&TargetFigures) -> Option<(f64, String)>;
+type Figure = fn(&TargetFigures) -> (f64, &'static str);
 
 fn expose_targets(targets: &[TargetFigures], into: &mut dyn Exposition) {
     let families: [(&'static str, &'static str, Figure); 3] = [
-        ("profiler_optimization_target_cost", "What an optimization target costs", |target| target.cost.clone()),
-        ("profiler_optimization_target_gain", "What could be won from a target at most", |target| target.gain.clone()),
+        ("profiler_optimization_target_cost", "What an optimization target costs", |target| {
+            (target.cost.value, target.cost.unit.name())
+        }),
+        ("profiler_optimization_target_gain", "What could be won from a target at most", |target| {
+            (target.gain.value, target.gain.unit.name())
+        }),
         ("profiler_optimization_target_rank", "Place of a target, 1 for the most to win", |target| {
-            target.rank.map(|rank| (rank, String::new()))
+            (f64::from(target.rank), "")
         }),
     ];
     for (name, help, figure) in families {
         into.family(gauge(name, help));
         for target in targets {
-            let Some((value, unit)) = figure(target) else { continue };
-            let owner = target.owner.with(("target", &target.target), ("kind", &target.kind));
-            let labels: Vec<(&str, &str)> = owner.into_iter().chain([("unit", unit.as_str())]).collect();
+            let (value, unit) = figure(target);
+            let owner = target.owner.with(("target", &target.target), ("kind", target.kind.name()));
+            let labels: Vec<(&str, &str)> = owner.into_iter().chain([("unit", unit)]).collect();
             into.sample(&labels, Value::Number(value));
         }
     }
