@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    marker::PhantomData,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,7 +29,7 @@ use crate::{
         OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process, ProcessIndex, Profile,
         RunQueue, Settings, StackId, StackTable, SyscallCoverage, SyscallStats, TextId, Wait, WaitedBehind, Window,
     },
-    symbol::{self, ResolvedFrames, SymbolError},
+    symbol::{self, ResolvedFrame, ResolvedFrames, SymbolError},
 };
 
 /// `ERESTARTSYS` in outputs: the first of the kernel's codes for calls that are restarted.
@@ -342,12 +343,13 @@ impl Collection {
                 None => symbol::numbers(&locations_of(batch)),
             };
             let mut rest = resolved.as_slice();
+            let mut frames = Frames::default();
             for stack in batch {
                 let users = stack.user.as_ref().map_or(0, Vec::len);
                 let (user, after) = rest.split_at(users.min(rest.len()));
                 let (kernel, after) = after.split_at(stack.kernel.len().min(after.len()));
                 rest = after;
-                named.push(name_stack(stack, user, kernel, table));
+                named.push(name_stack(stack, user, kernel, &mut frames, table));
             }
         }
         Ok(named)
@@ -696,10 +698,11 @@ impl Owners {
     }
 }
 
-fn name_stack(
+fn name_stack<'r>(
     stack: &RawStack,
-    user: &[ResolvedFrames],
-    kernel: &[ResolvedFrames],
+    user: &'r [ResolvedFrames],
+    kernel: &'r [ResolvedFrames],
+    known: &mut Frames<'r>,
     table: &mut StackTable,
 ) -> NamedStack {
     let mut frames: Vec<FrameId> = Vec::new();
@@ -715,20 +718,15 @@ fn name_stack(
             Some(*reason)
         }
     };
-    for frame in user.iter().chain(kernel).flat_map(|frames| frames.iter()) {
-        total += 1;
-        match frame.unresolved {
-            None => resolved += 1,
-            Some(reason) => *unnamed.entry(reason).or_default() += 1,
+    for location in user.iter().chain(kernel) {
+        for frame in location.iter() {
+            total += 1;
+            match frame.unresolved {
+                None => resolved += 1,
+                Some(reason) => *unnamed.entry(reason).or_default() += 1,
+            }
         }
-        let frame = Frame {
-            kind: frame.kind,
-            function: table.text(&frame.function),
-            module: table.text(&frame.module),
-            file: table.text(&frame.file),
-            line: frame.line,
-        };
-        frames.push(table.frame(frame));
+        frames.extend(known.of(location, table));
     }
     NamedStack {
         id: table.stack(&frames),
@@ -737,6 +735,29 @@ fn name_stack(
         frames: total,
         named: resolved,
         unnamed,
+    }
+}
+
+/// Frames of the table for the frames of a location. The same location has the same frames in memory, as long as a batch is
+/// held.
+#[derive(Default)]
+struct Frames<'r> {
+    known: FxHashMap<*const ResolvedFrame, Vec<FrameId>>,
+    of: PhantomData<&'r ResolvedFrames>,
+}
+
+impl<'r> Frames<'r> {
+    fn of(&mut self, location: &'r ResolvedFrames, table: &mut StackTable) -> &[FrameId] {
+        self.known.entry(location.as_ptr()).or_insert_with(|| {
+            let frames = location.iter().map(|frame| Frame {
+                kind: frame.kind,
+                function: table.text(&frame.function),
+                module: table.text(&frame.module),
+                file: table.text(&frame.file),
+                line: frame.line,
+            });
+            frames.collect::<Vec<_>>().into_iter().map(|frame| table.frame(frame)).collect()
+        })
     }
 }
 
