@@ -81,12 +81,15 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
     let floor_ns = (LEAST_CORES * scene.window_ns).max(LEAST_PART * here.cpu_ns());
     let names = names(scene, here, &children, &parents);
     let mut findings = Vec::new();
-    for group in groups {
-        let part = group.ns / forks_ns;
-        let cost = cost(scene, place, group, part, &children, &parents);
-        if cost.claims_ns() < floor_ns {
-            continue;
-        }
+    let costs: Vec<(f64, CallCost)> = groups
+        .into_iter()
+        .map(|group| {
+            let part = group.ns / forks_ns;
+            (part, cost(scene, place, group, part, &children, &parents))
+        })
+        .filter(|(_, cost)| cost.claims_ns() >= floor_ns)
+        .collect();
+    for (part, cost) in costs {
         let function = name_of(scene, cost.group.function);
         let rate = starts * part / calls.window_s;
         let evidence = vec![

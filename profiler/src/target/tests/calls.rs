@@ -36,6 +36,21 @@ fn programs_started_for_each_piece_of_work_are_blamed_on_who_starts_them() {
 }
 
 #[test]
+fn of_two_who_start_programs_each_has_the_part_of_its_forks() {
+    let fork = |of: &str| format!("main > {of} > vfork@libc.so.6 > {ENTRY} > __do_sys_vfork_[k]");
+    let mut planted = starting("convert", 1);
+    // With the twenty that are there: four sevenths and three.
+    planted.cpu(&fork("stamp"), 60).cpu(&fork("sign"), 60);
+    let targets = planted.analysis().targets;
+    let claims: Vec<_> = targets.iter().map(|target| (target.blame.function.as_str(), target.claims_s)).collect();
+    let (stamp, sign) = (0.8 + 0.3 + 4.0 / 7.0, 0.6 + 3.0 / 7.0);
+    assert!(
+        matches!(claims[..], [("stamp", a), ("sign", b)] if (a - stamp).abs() < 1e-9 && (b - sign).abs() < 1e-9),
+        "{claims:?}"
+    );
+}
+
+#[test]
 fn programs_that_work_are_not_started_for_nothing() {
     let found = starting("convert", 3).found();
     assert!(found.iter().all(|(_, blamed)| blamed != "stamp"), "{found:?}");
