@@ -248,25 +248,58 @@ fn rows_of_containers_that_are_gone_are_used_again() -> Result<()> {
 
 // ---- CPUs ----
 
-/// Puts a CPU back online whatever happens.
-struct Offline(PathBuf);
+/// Puts a CPU back online whatever happens, and into the CPU sets that it was in: those of cgroup v1 lose a CPU that goes
+/// for good, and whatever runs in them, Docker's containers for example, would never use it again.
+struct Offline {
+    switch: PathBuf,
+    /// Files and what was in them, those of parents first.
+    sets: Vec<(PathBuf, String)>,
+}
 
 impl Offline {
     fn take(cpu: u32) -> Result<Option<Self>> {
         let switch = PathBuf::from(format!("/sys/devices/system/cpu/cpu{cpu}/online"));
+        let sets = cpu_sets()?;
         if fs::write(&switch, "0").is_err() {
             return missing("needs a CPU that can be taken offline");
         }
-        Ok(Some(Self(switch)))
+        Ok(Some(Self { switch, sets }))
     }
 }
 
 impl Drop for Offline {
     fn drop(&mut self) {
-        if let Err(error) = fs::write(&self.0, "1") {
-            eprintln!("cannot put {} back: {error}", self.0.display());
+        let sets = self.sets.iter().filter(|(file, _)| file.exists()).map(|(file, cpus)| (file, cpus.as_str()));
+        for (file, text) in std::iter::once((&self.switch, "1")).chain(sets) {
+            if let Err(error) = fs::write(file, text) {
+                eprintln!("cannot put {} back: {error}", file.display());
+            }
         }
     }
+}
+
+/// The CPU sets of cgroup v1 but for the root's, which follows by itself.
+fn cpu_sets() -> Result<Vec<(PathBuf, String)>> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let roots = fields.filter_map(|fields| match fields[..] {
+        [_, path, "cgroup", options, ..] if options.split(',').any(|one| one == "cpuset") => Some(PathBuf::from(path)),
+        _ => None,
+    });
+    let mut sets = Vec::new();
+    let mut directories: Vec<PathBuf> = roots.collect();
+    while let Some(directory) = directories.pop() {
+        for child in fs::read_dir(directory)?.flatten().filter(|child| child.path().is_dir()) {
+            let file = child.path().join("cpuset.cpus");
+            // Groups come and go.
+            let Ok(cpus) = fs::read_to_string(&file) else { continue };
+            if !cpus.trim().is_empty() {
+                sets.push((file, cpus));
+            }
+            directories.push(child.path());
+        }
+    }
+    Ok(sets)
 }
 
 #[test]
@@ -274,9 +307,13 @@ fn a_cpu_that_goes_and_comes_back_is_sampled_again() -> Result<()> {
     let Some(_kernel) = kernel()? else { return Ok(()) };
     let daemon = Daemon::start(["--no-syscalls"])?;
     daemon.ready()?;
+    let sets = cpu_sets()?;
     let Some(offline) = Offline::take(1)? else { return Ok(()) };
     goes_on(&daemon)?;
     drop(offline);
+    for (file, cpus) in sets.iter().filter(|(file, _)| file.exists()) {
+        ensure!(fs::read_to_string(file)? == *cpus, "{} has lost a CPU", file.display());
+    }
     // Two windows in which it is noticed.
     goes_on(&daemon)?;
     let cgroup = Cgroup::new()?;
