@@ -1,6 +1,6 @@
 //! Runs a collection: raw windows from the kernel in, a resolved profile out.
 //!
-//! [`Collection::start`] begins; [`Collection::poll`], called a few dozen times a second, takes what has gathered and
+//! [`Collection::start`] begins; [`Collection::poll`], called several times a second, takes what has gathered and
 //! gives addresses their place in files while their processes live; [`Collection::finish`] ends the last window and
 //! gives everything its name.
 
@@ -263,7 +263,8 @@ impl Collection {
         Ok(this)
     }
 
-    /// Takes what has gathered. To be called a few dozen times a second, so that processes are looked at while they live.
+    /// Takes what has gathered. To be called several times a second; what processes have mapped is remembered for a minute after
+    /// their end.
     pub fn poll(&mut self) -> Result<(), CollectError> {
         self.take_events();
         self.take_records()?;
