@@ -9,7 +9,7 @@ use super::finding::{Basis, Finding, LEAST_CALLS};
 use super::group::{Group, Lift, by_blame};
 use super::kind::Kind;
 use super::mark::{self, Marks};
-use super::scene::{Area, FunctionId, Scene};
+use super::scene::{Area, FunctionId, Place, Scene};
 use crate::profile::{Errno, SyscallStats};
 
 /// Calls that open files.
@@ -205,11 +205,16 @@ impl<'p> Calls<'p> {
     }
 }
 
+/// What these rows are without what only runs because this profiler is attached.
+pub fn unobserved_ns(scene: &Scene<'_>, here: &Place<'_>, rows: &[(usize, f64)]) -> f64 {
+    let observer = |at: usize| scene.facts(here.cpu[at].stack).is_some_and(|facts| facts.marks.any(Marks::OBSERVER));
+    rows.iter().filter(|(at, _)| !observer(*at)).map(|row| row.1).sum()
+}
+
 /// Adds the user code that goes with the calls of a group.
 pub fn with_user(scene: &Scene<'_>, place: usize, group: Group, around: Around) -> CallCost {
     let here = &scene.places[place];
-    let observer = |at: usize| scene.facts(here.cpu[at].stack).is_some_and(|facts| facts.marks.any(Marks::OBSERVER));
-    let unobserved_ns = group.rows.iter().filter(|(at, _)| !observer(*at)).map(|row| row.1).sum();
+    let unobserved_ns = unobserved_ns(scene, here, &group.rows);
     let is_user = |stack| scene.facts(stack).is_some_and(|facts| facts.area == Area::User);
     let whole = own_process_only(scene, place, &group);
     let mut user: Vec<(usize, f64)> = here

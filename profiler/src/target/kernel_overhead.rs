@@ -15,10 +15,10 @@ use super::mark::Marks;
 use super::scene::{Area, Scene};
 
 /// As for a hot function: a tenth of a core is where an unspecific hint starts to be worth following.
-const LEAST_KERNEL_CORES: f64 = 0.1;
+pub const LEAST_KERNEL_CORES: f64 = 0.1;
 
 /// A quarter: with less, three quarters are elsewhere.
-const LEAST_PART: f64 = 0.25;
+pub const LEAST_PART: f64 = 0.25;
 
 /// Finds them.
 pub fn find(scene: &mut Scene<'_>, place: usize) -> Vec<Finding> {

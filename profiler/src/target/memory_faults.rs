@@ -3,7 +3,7 @@
 //! **Rule.** Page faults and calls that change mappings, below one function, are at least
 //! [`LEAST_CORES`](super::finding::LEAST_CORES) and a tenth of the container's CPU time. Memory that is used again faults
 //! once; a steady share of faults means that it is returned and taken anew. Faults of starting programs do not count. What
-//! its callers do to return the memory counts as the function's.
+//! others do to return the memory counts as the function's.
 //!
 //! **What a fix leaves.** Nothing of the faults. The allocator's own work below the same function goes with them.
 

@@ -14,11 +14,11 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::calls::{CallCost, Calls, name_of};
+use super::calls::{CallCost, Calls, name_of, unobserved_ns};
 use super::finding::Finding;
 use super::group::{Group, Lift, by_blame};
+use super::kernel_overhead::{LEAST_KERNEL_CORES, LEAST_PART};
 use super::kind::Kind;
-use super::mark::Marks;
 use super::scene::{Area, Place, Scene};
 use crate::profile::{ProcessIndex, TextId};
 
@@ -35,10 +35,6 @@ const SHORT_LIFE_NS: f64 = 31_000_000.0;
 
 /// One process with little CPU time is idle; of this many with one name, each is one that has just been started.
 const SEVERAL: usize = 5;
-
-/// As in `kernel_overhead`.
-const LEAST_CORES: f64 = 0.1;
-const LEAST_PART: f64 = 0.25;
 
 /// Calls that a parent starts a program with.
 const STARTS: [&str; 6] = ["fork", "vfork", "clone", "clone3", "execve", "execveat"];
@@ -62,13 +58,8 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
     if children_ns / starts > START_CPU_NS {
         return Vec::new();
     }
-    let in_calls = |at: &usize, names: &[&str]| {
-        scene
-            .facts(here.cpu[*at].stack)
-            .is_some_and(|facts| facts.area == Area::Call && facts.call.is_some_and(|call| names.contains(&call)))
-    };
     let weighed = |rows: Vec<usize>| rows.into_iter().map(|at| (at, here.cpu[at].left_ns)).collect::<Vec<_>>();
-    let forks = |from: &[usize]| weighed(from.iter().copied().filter(|at| in_calls(at, &STARTS)).collect());
+    let forks = |from: &[usize]| weighed(from.iter().copied().filter(|at| is_in(scene, here, *at, &STARTS)).collect());
     // Who lives on is the one to blame. Where nobody was seen forking who does, those who come and go start each other.
     let mut groups = by_blame(scene, place, &forks(&parents), 0.0, Lift::Never);
     if groups.is_empty() {
@@ -78,7 +69,7 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
         }
     }
     let forks_ns: f64 = groups.iter().map(|group| group.ns).sum();
-    let floor_ns = (LEAST_CORES * scene.window_ns).max(LEAST_PART * here.cpu_ns());
+    let floor_ns = (LEAST_KERNEL_CORES * scene.window_ns).max(LEAST_PART * here.cpu_ns());
     let names = names(scene, here, &children, &parents);
     let mut findings = Vec::new();
     let costs: Vec<(f64, CallCost)> = groups
@@ -129,6 +120,13 @@ fn short_lived(scene: &Scene<'_>, here: &Place<'_>) -> FxHashSet<ProcessIndex> {
         .collect()
 }
 
+/// Whether a row is in one of these calls.
+fn is_in(scene: &Scene<'_>, here: &Place<'_>, at: usize, names: &[&str]) -> bool {
+    scene
+        .facts(here.cpu[at].stack)
+        .is_some_and(|facts| facts.area == Area::Call && facts.call.is_some_and(|call| names.contains(&call)))
+}
+
 fn command(scene: &Scene<'_>, process: ProcessIndex) -> Option<TextId> {
     scene.profile.processes.get(process.0 as usize).map(|process| process.command)
 }
@@ -160,14 +158,10 @@ fn cost(
 ) -> CallCost {
     let here = &scene.places[place];
     let of_parent = |at: &usize| scene.blame(here.cpu[*at].process, here.cpu[*at].stack) == Some(group.function);
-    let facts = |at: usize| scene.facts(here.cpu[at].stack);
-    let waits = parents.iter().copied().filter(of_parent).filter(|at| {
-        facts(*at)
-            .is_some_and(|facts| facts.area == Area::Call && facts.call.is_some_and(|call| WITH_STARTS.contains(&call)))
-    });
+    let waits = parents.iter().copied().filter(of_parent).filter(|at| is_in(scene, here, *at, &WITH_STARTS));
     group.rows.extend(waits.map(|at| (at, here.cpu[at].left_ns)));
     let in_parent_ns: f64 = group.rows.iter().map(|row| row.1).sum();
-    let around = |at: &usize| facts(*at).is_some_and(|facts| facts.area == Area::User);
+    let around = |at: &usize| scene.facts(here.cpu[*at].stack).is_some_and(|facts| facts.area == Area::User);
     let mut user: Vec<(usize, f64)> =
         parents.iter().copied().filter(of_parent).filter(around).map(|at| (at, here.cpu[at].left_ns)).collect();
     let user_ns = user.iter().fold(0.0, |sum, row| sum + row.1);
@@ -178,7 +172,6 @@ fn cost(
     group.rows.extend(children.iter().map(|at| (*at, here.cpu[*at].left_ns * part)));
     group.ns = group.rows.iter().map(|row| row.1).sum();
     group.samples = group.rows.iter().map(|(at, _)| here.cpu[*at].samples).sum();
-    let observed = |at: usize| facts(at).is_some_and(|facts| facts.marks.any(Marks::OBSERVER));
-    let unobserved_ns = group.rows.iter().filter(|(at, _)| !observed(*at)).map(|row| row.1).sum();
+    let unobserved_ns = unobserved_ns(scene, here, &group.rows);
     CallCost { group, unobserved_ns, user, user_ns: user_ns * goes_along }
 }
