@@ -1,12 +1,13 @@
 //! `cargo xtask verdicts`: how often `profiler diff` is right. Records a program that prices orders at a fixed rate, again and
 //! again, as it is and with a planted regression, compares the recordings pair by pair, and prints how many verdicts were
-//! right of those that the same program and the regression should get.
+//! right of those that the same program and the regression should get. Beside each difference stands that of the CPU time which
+//! the kernel's own accounting gives the program: what a shared machine made dearer is so there as well.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -40,8 +41,8 @@ pub struct Verdicts {
     /// How much dearer an order is with the regression, in per cent.
     #[arg(long, default_value_t = 10)]
     extra: u32,
-    /// How long each recording is, in seconds.
-    #[arg(long, short, default_value_t = 4.0)]
+    /// How long each recording is, in seconds: `profiler record` takes 10 if not told.
+    #[arg(long, short, default_value_t = 10.0)]
     duration: f64,
     /// Compare cores instead of CPU time an order: as if nobody had counted the orders.
     #[arg(long)]
@@ -49,6 +50,12 @@ pub struct Verdicts {
     /// The profiler to score [default: target/release/profiler]
     #[arg(long, env = "PROFILER_BIN")]
     profiler: Option<PathBuf>,
+}
+
+/// A recording, and what an order cost meanwhile by the kernel's own accounting.
+struct Taken {
+    file: PathBuf,
+    cpu_per_order_s: f64,
 }
 
 #[derive(Deserialize)]
@@ -77,11 +84,8 @@ impl Verdicts {
         let folder = workspace::target().join("verdicts");
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let _precedence = Precedence::take()?;
-        let record = |name: String, extra: u32| -> Result<PathBuf> {
-            let file = folder.join(format!("{name}.profile"));
-            self.record(&profiler, &program, extra, &file)?;
-            Ok(file)
-        };
+        let record =
+            |name: String, extra: u32| self.record(&profiler, &program, extra, folder.join(format!("{name}.profile")));
         let mut wrong = (0, 0);
         let mut before = record("same-0".into(), 0)?;
         for at in 0..self.same {
@@ -105,28 +109,31 @@ impl Verdicts {
     }
 
     /// Records it; again where a busy machine let the profiler begin when the program had ended.
-    fn record(&self, profiler: &Path, program: &Runnable, extra: u32, file: &Path) -> Result<()> {
+    fn record(&self, profiler: &Path, program: &Runnable, extra: u32, file: PathBuf) -> Result<Taken> {
         for _ in 0..ATTEMPTS {
-            if self.attempt(profiler, program, extra, file)? {
-                return Ok(());
+            if let Some(cpu_per_order_s) = self.attempt(profiler, program, extra, &file)? {
+                return Ok(Taken { file, cpu_per_order_s });
             }
         }
         bail!("{} holds nothing of the program after {ATTEMPTS} attempts: the machine is too busy", file.display())
     }
 
-    /// Whether all of the recording is of the program.
-    fn attempt(&self, profiler: &Path, program: &Runnable, extra: u32, file: &Path) -> Result<bool> {
+    /// CPU seconds an order while it was recorded; nothing if not all of the recording is of the program.
+    fn attempt(&self, profiler: &Path, program: &Runnable, extra: u32, file: &Path) -> Result<Option<f64>> {
         let seconds = self.duration + 4.0;
         let arguments = ["--seconds", &seconds.to_string(), "--extra", &extra.to_string()].map(str::to_owned);
         let actor = Actor::start("regression", program, &arguments, None, Limits::default())?;
         thread::sleep(Duration::from_millis(300));
         let duration = format!("{}ms", (self.duration * 1000.0).round());
+        let (since, spent_s) = (Instant::now(), actor.cpu_s()?);
         Recording::start(profiler, &[actor.container()], &duration, file)?.finish()?;
+        let cpu_per_order_s = (actor.cpu_s()? - spent_s) / (since.elapsed().as_secs_f64() * RATE);
         let recorded = report::read(profiler, file)?.containers.iter().any(|entry| entry.name == actor.container());
-        Ok(recorded && actor.runs()?)
+        Ok((recorded && actor.runs()?).then_some(cpu_per_order_s))
     }
 
-    fn compare(&self, profiler: &Path, a: &Path, b: &Path) -> Result<String> {
+    fn compare(&self, profiler: &Path, before: &Taken, after: &Taken) -> Result<String> {
+        let (a, b) = (&before.file, &after.file);
         let out = a.with_extension("json");
         let mut command = Command::new(profiler);
         command.arg("diff").args([a, b]).arg("-o").arg(&out);
@@ -143,9 +150,10 @@ impl Verdicts {
             serde_json::from_slice(&text).context("the comparison is not the JSON it should be")?;
         let first = compared.metrics.first().context("a comparison without figures")?;
         say(format!(
-            "{}: {:+.1} %, noise {:.1} %: {}",
+            "{}: {:+.1} % ({:+.1} % by the kernel's accounting), noise {:.1} %: {}",
             b.file_stem().unwrap_or_default().to_string_lossy(),
             100.0 * (first.b / first.a - 1.0),
+            100.0 * (after.cpu_per_order_s / before.cpu_per_order_s - 1.0),
             100.0 * first.noise,
             compared.verdict
         ));

@@ -112,6 +112,11 @@ impl Actor {
         self.cgroup.name()
     }
 
+    /// CPU seconds of its control group since it was ready, by the kernel's accounting.
+    pub fn cpu_s(&self) -> Result<f64> {
+        Ok((self.cgroup.cpu_ns()? - self.cpu_begun_ns) as f64 / 1e9)
+    }
+
     /// Whether it has not ended yet.
     pub fn runs(mut self) -> Result<bool> {
         Ok(self.child.try_wait().context("cannot wait for a child")?.is_none())
@@ -120,13 +125,13 @@ impl Actor {
     /// Waits for its end and its figures.
     pub fn finish(mut self, name: &str) -> Result<Figures> {
         let line = self.lines.next().transpose()?.with_context(|| format!("{name} ended without its figures"))?;
-        let cpu_ns = self.cgroup.cpu_ns()? - self.cpu_begun_ns;
+        let cpu_s = self.cpu_s()?;
         let figures: Figures = serde_json::from_str(&line).with_context(|| format!("{name} said {line:?}"))?;
         let status = self.child.wait()?;
         if !status.success() {
             bail!("{name} ended with {status}");
         }
-        Ok(Figures { cpu_s: cpu_ns as f64 / 1e9, ..figures })
+        Ok(Figures { cpu_s, ..figures })
     }
 }
 
