@@ -31,6 +31,9 @@ struct Taken {
 /// Gaps that wait for their user stack, and user stacks that wait for their gap.
 #[derive(Debug, Default)]
 pub struct GapJoin {
+    /// Of the drain that is being taken in: gaps, and user stacks taken at the ends of syscalls.
+    gaps: Vec<Record>,
+    exits: Vec<Record>,
     /// By thread: gaps whose user stack is taken when the thread leaves its syscall.
     open: FxHashMap<u32, Vec<Record>>,
     /// By thread: user stacks taken at a switch, with the gap's sequence.
@@ -41,17 +44,19 @@ pub struct GapJoin {
 }
 
 impl GapJoin {
-    /// Takes the records of one drain, in any order among CPUs, and returns the gaps that are whole.
-    pub fn join(&mut self, records: Vec<Record>) -> Vec<Gap> {
-        let mut whole = Vec::new();
-        let (mut gaps, mut exits) = (Vec::new(), Vec::new());
-        for record in records {
-            match record.header.kind {
-                kind if kind == RecordKind::UserStackAtSwitch as u8 => self.remember(&record),
-                kind if kind == RecordKind::UserStackAtExit as u8 => exits.push(record),
-                _ => gaps.push(record),
-            }
+    /// Takes in a record of a drain, in any order among CPUs.
+    pub fn add(&mut self, mut record: Record) {
+        match record.header.kind {
+            kind if kind == RecordKind::UserStackAtSwitch as u8 => self.remember(&mut record),
+            kind if kind == RecordKind::UserStackAtExit as u8 => self.exits.push(record),
+            _ => self.gaps.push(record),
         }
+    }
+
+    /// The gaps that are whole, once all records of a drain were taken in.
+    pub fn join(&mut self) -> Vec<Gap> {
+        let (mut gaps, mut exits) = (std::mem::take(&mut self.gaps), std::mem::take(&mut self.exits));
+        let mut whole = Vec::with_capacity(gaps.len());
         // Threads move between CPUs, so one ring's records are no sequence of a thread's gaps, nor of its syscalls' ends.
         gaps.sort_by_key(|gap| gap.header.time_ns);
         exits.sort_by_key(|exit| exit.header.time_ns);
@@ -59,7 +64,7 @@ impl GapJoin {
             let user = self.recall(gap.header.tid, gap.header.sequence).unwrap_or(UserPart::Missing("lost"));
             whole.push(Gap { record: gap, user });
         }
-        for gap in gaps {
+        for gap in gaps.drain(..) {
             let tid = gap.header.tid;
             match gap.header.user_stack {
                 user_stack::AT_EXIT => self.open.entry(tid).or_default().push(gap),
@@ -73,12 +78,13 @@ impl GapJoin {
                 _ => whole.push(Gap { record: gap, user: UserPart::None }),
             }
         }
-        for exit in exits {
-            let user = user_part(&exit);
+        for mut exit in exits.drain(..) {
+            let user = take_user_part(&mut exit);
             // The first gap of this syscall that was chosen; what is older belonged to one whose stack was lost.
             self.complete(exit.header.tid, exit.header.gap_start_ns, &UserPart::Missing("lost"), &mut whole);
             self.complete(exit.header.tid, exit.header.sequence + 1, &user, &mut whole);
         }
+        (self.gaps, self.exits) = (gaps, exits);
         whole
     }
 
@@ -123,12 +129,13 @@ impl GapJoin {
         }
     }
 
-    fn remember(&mut self, record: &Record) {
+    fn remember(&mut self, record: &mut Record) {
         let taken = self.taken.entry(record.header.tid).or_default();
         if taken.len() >= TAKEN_PER_THREAD {
             taken.drain(..TAKEN_PER_THREAD / 2);
         }
-        taken.push(Taken { sequence: record.header.sequence, time_ns: record.header.time_ns, user: user_part(record) });
+        let user = take_user_part(record);
+        taken.push(Taken { sequence: record.header.sequence, time_ns: record.header.time_ns, user });
     }
 
     fn recall(&mut self, tid: u32, sequence: u64) -> Option<UserPart> {
@@ -142,14 +149,14 @@ impl GapJoin {
     }
 }
 
-/// The user part that a record carries.
-pub fn user_part(record: &Record) -> UserPart {
+/// Takes the user part out of a record.
+pub fn take_user_part(record: &mut Record) -> UserPart {
     if record.header.user_bytes < 0 {
         UserPart::Missing("unreadable")
     } else if record.user.is_empty() {
         UserPart::None
     } else {
-        UserPart::Taken(record.user.clone(), Stop::from_number(record.header.user_stop))
+        UserPart::Taken(std::mem::take(&mut record.user), Stop::from_number(record.header.user_stop))
     }
 }
 
@@ -157,6 +164,13 @@ pub fn user_part(record: &Record) -> UserPart {
 mod tests {
     use super::*;
     use crate::kernel::RecordHeader;
+
+    fn joined(join: &mut GapJoin, records: Vec<Record>) -> Vec<Gap> {
+        for record in records {
+            join.add(record);
+        }
+        join.join()
+    }
 
     fn record(kind: RecordKind, tid: u32, sequence: u64, source: u8, user: &[u64]) -> Record {
         // SAFETY: plain integers, for which zero is a value.
@@ -173,13 +187,13 @@ mod tests {
     fn several_gaps_of_one_syscall_share_the_stack_taken_at_its_end() {
         let mut join = GapJoin::default();
         let gap = |sequence| record(RecordKind::Gap, 5, sequence, user_stack::AT_EXIT, &[]);
-        assert!(join.join(vec![gap(1), gap(2)]).is_empty());
+        assert!(joined(&mut join, vec![gap(1), gap(2)]).is_empty());
         let exit = |first, last, user: &[u64]| {
             let mut exit = record(RecordKind::UserStackAtExit, 5, last, 0, user);
             exit.header.gap_start_ns = first;
             exit
         };
-        let whole = join.join(vec![exit(1, 2, &[7]), gap(3)]);
+        let whole = joined(&mut join, vec![exit(1, 2, &[7]), gap(3)]);
         assert_eq!(whole.len(), 2);
         assert!(whole.iter().all(|gap| gap.user == UserPart::Taken(vec![7], Stop::NotWalked)));
         let rest = join.finish();
@@ -190,11 +204,14 @@ mod tests {
     #[test]
     fn a_stack_taken_at_the_switch_meets_its_gap_whatever_the_order_of_rings() {
         let mut join = GapJoin::default();
-        let whole = join.join(vec![
-            record(RecordKind::Gap, 5, 4, user_stack::AT_SWITCH, &[]),
-            record(RecordKind::UserStackAtSwitch, 5, 3, 0, &[8]),
-            record(RecordKind::UserStackAtSwitch, 5, 4, 0, &[9]),
-        ]);
+        let whole = joined(
+            &mut join,
+            vec![
+                record(RecordKind::Gap, 5, 4, user_stack::AT_SWITCH, &[]),
+                record(RecordKind::UserStackAtSwitch, 5, 3, 0, &[8]),
+                record(RecordKind::UserStackAtSwitch, 5, 4, 0, &[9]),
+            ],
+        );
         assert_eq!(whole.len(), 1);
         assert_eq!(whole[0].user, UserPart::Taken(vec![9], Stop::NotWalked));
         assert!(join.taken.is_empty(), "what came before is forgotten");
@@ -209,7 +226,7 @@ mod tests {
             (exit.header.gap_start_ns, exit.header.time_ns) = (sequence, sequence);
             exit
         };
-        let whole = join.join(vec![gap(3), gap(8), end(8, 80), end(3, 30)]);
+        let whole = joined(&mut join, vec![gap(3), gap(8), end(8, 80), end(3, 30)]);
         let taken = |stack| UserPart::Taken(vec![stack], Stop::NotWalked);
         assert_eq!(whole.into_iter().map(|gap| gap.user).collect::<Vec<_>>(), [taken(30), taken(80)]);
     }
@@ -220,7 +237,7 @@ mod tests {
         let gap = |sequence| record(RecordKind::Gap, 5, sequence, user_stack::AT_EXIT, &[]);
         let mut exit = record(RecordKind::UserStackAtExit, 5, 9, 0, &[7]);
         exit.header.gap_start_ns = 8;
-        let whole = join.join(vec![gap(3), gap(8), exit]);
+        let whole = joined(&mut join, vec![gap(3), gap(8), exit]);
         assert_eq!(whole[0].user, UserPart::Missing("lost"));
         assert_eq!(whole[1].user, UserPart::Taken(vec![7], Stop::NotWalked));
     }
@@ -228,15 +245,15 @@ mod tests {
     #[test]
     fn a_stack_in_a_ring_that_had_been_read_meets_its_gap_one_drain_later() {
         let mut join = GapJoin::default();
-        assert!(join.join(vec![record(RecordKind::Gap, 5, 4, user_stack::AT_SWITCH, &[])]).is_empty());
-        let whole = join.join(vec![record(RecordKind::UserStackAtSwitch, 5, 4, 0, &[9])]);
+        assert!(joined(&mut join, vec![record(RecordKind::Gap, 5, 4, user_stack::AT_SWITCH, &[])]).is_empty());
+        let whole = joined(&mut join, vec![record(RecordKind::UserStackAtSwitch, 5, 4, 0, &[9])]);
         assert_eq!(whole[0].user, UserPart::Taken(vec![9], Stop::NotWalked));
     }
 
     #[test]
     fn an_open_gap_lends_its_stack_to_the_earlier_ones_of_its_syscall() {
         let mut join = GapJoin::default();
-        join.join(vec![record(RecordKind::Gap, 5, 1, user_stack::AT_EXIT, &[])]);
+        joined(&mut join, vec![record(RecordKind::Gap, 5, 1, user_stack::AT_EXIT, &[])]);
         let whole = join.complete_open(5, 2, &UserPart::Taken(vec![3], Stop::NotWalked));
         assert_eq!(whole.len(), 1);
         assert_eq!(whole[0].user, UserPart::Taken(vec![3], Stop::NotWalked));
@@ -251,11 +268,14 @@ mod tests {
             record.header.time_ns = time_ns;
             record
         };
-        join.join(vec![
-            at(RecordKind::Gap, 5, 1, user_stack::AT_EXIT, 10),
-            at(RecordKind::Gap, 5, 2, user_stack::AT_EXIT, 30),
-            at(RecordKind::UserStackAtSwitch, 6, 1, 0, 10),
-        ]);
+        joined(
+            &mut join,
+            vec![
+                at(RecordKind::Gap, 5, 1, user_stack::AT_EXIT, 10),
+                at(RecordKind::Gap, 5, 2, user_stack::AT_EXIT, 30),
+                at(RecordKind::UserStackAtSwitch, 6, 1, 0, 10),
+            ],
+        );
         let old = join.give_up(20);
         assert_eq!(old.len(), 1);
         assert_eq!(old[0].user, UserPart::Missing("never_left_syscall"));
@@ -267,7 +287,7 @@ mod tests {
     fn a_thread_that_is_never_chosen_does_not_fill_memory() {
         let mut join = GapJoin::default();
         for sequence in 0..1000 {
-            join.join(vec![record(RecordKind::UserStackAtSwitch, 5, sequence, 0, &[8])]);
+            joined(&mut join, vec![record(RecordKind::UserStackAtSwitch, 5, sequence, 0, &[8])]);
         }
         assert!(join.taken[&5].len() <= TAKEN_PER_THREAD);
     }

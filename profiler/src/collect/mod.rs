@@ -37,7 +37,7 @@ use crate::{
     },
     kernel::{
         Counter, Event, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordHeader,
-        RecordKind, filter,
+        RecordKind, filter, parse_all,
     },
     memory,
     process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, UnwinderOptions},
@@ -407,34 +407,35 @@ impl Collection {
     }
 
     fn take_records(&mut self) -> Result<(), CollectError> {
-        let mut batches = Vec::new();
-        self.kernel.drain_records(|batch| batches.push(batch));
+        let batches = self.kernel.drain_records();
         // What the records were taken in the midst of: programs that began before the last of them.
         self.take_events();
-        self.want_unwinding(batches.iter().flatten())?;
+        // Processes whose stacks could not be walked for want of their mappings or tables.
+        let mut wanting: FxHashSet<Pid> = FxHashSet::default();
         for batch in batches {
-            let (samples, gaps): (Vec<Record>, Vec<Record>) =
-                batch.into_iter().partition(|record| record.header.kind == RecordKind::OnCpu as u8);
-            for record in samples {
-                self.account_sample(record);
+            for record in parse_all(&batch) {
+                if is_for_want(Stop::from_number(record.header.user_stop)) {
+                    wanting.insert(Pid(record.header.pid));
+                }
+                self.take_in(record);
             }
-            for gap in self.gaps.join(gaps) {
+            for gap in self.gaps.join() {
                 self.account_gap(gap);
             }
+        }
+        if !wanting.is_empty() {
+            self.tracker.tell(move |table| table.want_unwinding(wanting))?;
         }
         self.stacks.locate(&self.tracker)?;
         Ok(())
     }
 
-    /// Processes whose stacks could not be walked for want of their mappings or tables are to get them.
-    fn want_unwinding<'a>(&self, records: impl Iterator<Item = &'a Record>) -> Result<(), CollectError> {
-        let wanting = |record: &Record| is_for_want(Stop::from_number(record.header.user_stop));
-        let pids: FxHashSet<Pid> =
-            records.filter(|record| wanting(record)).map(|record| Pid(record.header.pid)).collect();
-        if !pids.is_empty() {
-            self.tracker.tell(move |table| table.want_unwinding(pids))?;
+    fn take_in(&mut self, record: Record) {
+        if record.header.kind == RecordKind::OnCpu as u8 {
+            self.account_sample(record);
+        } else {
+            self.gaps.add(record);
         }
-        Ok(())
     }
 
     fn owner(&mut self, record: &Record) -> Owner {
@@ -444,9 +445,9 @@ impl Collection {
         (header.container, program, thread)
     }
 
-    fn account_sample(&mut self, record: Record) {
+    fn account_sample(&mut self, mut record: Record) {
         let owner = self.owner(&record);
-        let user = gaps::user_part(&record);
+        let user = gaps::take_user_part(&mut record);
         let stack = self.stacks.intern(record.header.pid, record.header.time_ns, record.kernel, user);
         *self.on_cpu.entry((owner, stack)).or_default() += 1;
         let second = (record.header.time_ns.saturating_sub(self.start_ns) / 1_000_000_000) as usize;

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use profiler_ebpf::RecordKind;
 use rustc_hash::FxHashMap;
 
 use super::{CollectError, Collection, Gap, TABLES_AT_WINDOW_END, share_inside, stacks::UserPart, unix_ns};
 use crate::{
-    kernel::{Record, RecordHeader, sys},
+    kernel::{RecordHeader, parse_all, sys},
     profile::Profile,
 };
 
@@ -115,18 +114,15 @@ impl Collection {
     /// Takes the records that are there once the window has ended, and returns the gaps that belong to the next one. A gap
     /// that spans the end is accounted to both, each its share.
     fn take_rest(&mut self, end_ns: u64) -> Vec<Gap> {
-        let mut batches = Vec::new();
-        self.kernel.drain_records(|batch| batches.push(batch));
+        let batches = self.kernel.drain_records();
         // The end of the window took a while: processes became other programs meanwhile.
         self.take_events();
         let mut next = Vec::new();
         for batch in batches {
-            let (samples, gaps): (Vec<Record>, Vec<Record>) =
-                batch.into_iter().partition(|record| record.header.kind == RecordKind::OnCpu as u8);
-            for record in samples {
-                self.account_sample(record);
+            for record in parse_all(&batch) {
+                self.take_in(record);
             }
-            for gap in self.gaps.join(gaps) {
+            for gap in self.gaps.join() {
                 let header = &gap.record.header;
                 let before = share_inside(header.gap_start_ns, header.time_ns, 0, end_ns);
                 if before > 0.0 && before < 1.0 {

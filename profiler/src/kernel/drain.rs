@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use profiler_ebpf::{Control, Counter, LedgerRow, account::PARTS, histogram::BUCKETS, settings::iterate};
 use rustc_hash::FxHashMap;
 
-use super::{Event, Kernel, KernelError, Record, cost::WindowCosts, sys};
+use super::{Event, Kernel, KernelError, Record, cost::WindowCosts, records::parse_all, sys};
 
 /// One container's exact account of a window, summed over CPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct SyscallAccount {
     /// Latency by bucket, without empty ones at the end; their sum is the number of calls.
     pub latency: Vec<u64>,
     /// Failed calls by errno position ([`profiler_ebpf::account::ERRNOS`]), those that occurred.
-    pub errors: BTreeMap<u32, u64>,
+    pub errors: Vec<(u32, u64)>,
 }
 
 /// Everything that the maps hold of one window. Records and events are drained apart.
@@ -148,14 +148,16 @@ impl Kernel {
     }
 
     /// Takes the records that have gathered, a batch for each look into the rings: what belongs together lies in one batch
-    /// or two that follow one another.
-    pub fn drain_records(&mut self, mut take: impl FnMut(Vec<Record>)) {
+    /// or two that follow one another. Each batch is read by [`super::parse_all`].
+    pub fn drain_records(&mut self) -> Vec<Vec<u8>> {
+        let mut batches = Vec::new();
         for batch in self.drainer.take() {
             self.so_far.skipped += batch.skipped_bytes;
             self.so_far.lost_records += batch.lost_records;
-            take(batch.records);
+            batches.push(batch.records);
         }
         self.costs.tick();
+        batches
     }
 
     /// Takes the process and cgroup events that have gathered.
@@ -189,7 +191,7 @@ impl Kernel {
         let mut window = RawWindow {
             start_ns: std::mem::replace(&mut self.so_far.window_start_ns, end_ns),
             end_ns,
-            open_gaps: parse_all(&written),
+            open_gaps: parse_all(&written).collect(),
             grace_by_kernel,
             record_bytes_skipped: std::mem::take(&mut self.so_far.skipped),
             records_lost: std::mem::take(&mut self.so_far.lost_records),
@@ -238,7 +240,7 @@ impl Kernel {
     fn take_ledgers(&mut self, generation: u32, window: &mut RawWindow) {
         let (cpus, containers) = (self.sizes.cpus as usize, self.sizes.containers as usize);
         for cpu in 0..=cpus {
-            for container in 0..containers {
+            for container in 0..(self.containers() as usize).min(containers) {
                 let index = ((generation as usize & 1) * (cpus + 1) + cpu) * containers + container;
                 let Some(row) = self.ledger.read(index) else { continue };
                 if row.parts_ns.iter().all(|ns| *ns == 0) && row.voluntary + row.involuntary == 0 {
@@ -312,14 +314,4 @@ impl Kernel {
             }
         }
     }
-}
-
-/// The iterator's output: records one after another.
-fn parse_all(mut bytes: &[u8]) -> Vec<Record> {
-    let mut records = Vec::new();
-    while let Some(record) = Record::parse(bytes) {
-        bytes = &bytes[record.length()..];
-        records.push(record);
-    }
-    records
 }

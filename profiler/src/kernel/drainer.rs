@@ -4,7 +4,7 @@ use std::{io, thread::JoinHandle, time::Duration};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 
-use super::{Record, records::Rings};
+use super::records::Rings;
 
 /// Time between two looks into the rings: while there is much in them, and at most, reached by doubling it each time that there is
 /// little. Most nodes are quiet most of the time, and each look costs a switch there and back.
@@ -20,8 +20,11 @@ const BATCHES: usize = 2048;
 /// What one look found.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Records, those that other records may be waiting for last.
-    pub records: Vec<Record>,
+    /// Records one after another as they lay in the rings, those that other records may be waiting for last. Whoever takes them
+    /// reads them one at a time: apart, each would be made by one thread and freed by another, which allocators do not like.
+    pub records: Vec<u8>,
+    /// How many these are.
+    pub count: u64,
     /// Bytes that were no records.
     pub skipped_bytes: u64,
     /// Records of earlier batches that found no room.
@@ -38,11 +41,15 @@ pub struct Drainer {
 /// The rings of all contexts.
 pub struct AllRings {
     /// Stacks found on a CPU.
-    pub on_cpu: Rings,
+    on_cpu: Rings,
     /// Off-CPU gaps.
-    pub off_cpu: Rings,
+    off_cpu: Rings,
     /// User stacks taken on the way out of a syscall.
-    pub at_exit: Rings,
+    at_exit: Rings,
+    /// Memory for the next look.
+    spare: Vec<u8>,
+    /// How much the last look found.
+    last_bytes: usize,
 }
 
 /// How much there was.
@@ -63,19 +70,25 @@ impl Fill {
 }
 
 impl AllRings {
+    /// The rings of each context.
+    pub fn new(on_cpu: Rings, off_cpu: Rings, at_exit: Rings) -> Self {
+        Self { on_cpu, off_cpu, at_exit, spare: Vec::new(), last_bytes: 0 }
+    }
+
     /// A gap's record is written before the user stack taken at its syscall's end, so those are read first and passed on
     /// last.
     fn drain(&mut self) -> (Batch, Fill) {
-        let (mut at_exit, mut records) = (Vec::new(), Vec::new());
-        let drained = [
-            self.at_exit.drain(|record| at_exit.push(record)),
-            self.off_cpu.drain(|record| records.push(record)),
-            self.on_cpu.drain(|record| records.push(record)),
-        ];
-        records.append(&mut at_exit);
+        let (mut at_exit, mut records) = (std::mem::take(&mut self.spare), Vec::with_capacity(self.last_bytes));
+        let drained =
+            [self.at_exit.drain(&mut at_exit), self.off_cpu.drain(&mut records), self.on_cpu.drain(&mut records)];
+        records.extend_from_slice(&at_exit);
+        at_exit.clear();
+        self.spare = at_exit;
+        self.last_bytes = records.len();
         let skipped_bytes = drained.iter().map(|ring| ring.skipped_bytes).sum();
+        let count = drained.iter().map(|ring| ring.records).sum();
         let much = drained.iter().any(|ring| ring.fullest_bytes > self.on_cpu.bytes() / LITTLE);
-        (Batch { records, skipped_bytes, lost_records: 0 }, if much { Fill::Much } else { Fill::Little })
+        (Batch { records, count, skipped_bytes, lost_records: 0 }, if much { Fill::Much } else { Fill::Little })
     }
 }
 
@@ -102,7 +115,7 @@ impl Drainer {
                     match batch.try_send(found) {
                         Ok(()) => {}
                         Err(TrySendError::Full(found)) => {
-                            lost_records = found.lost_records + found.records.len() as u64;
+                            lost_records = found.lost_records + found.count;
                         }
                         Err(TrySendError::Disconnected(_)) => return,
                     }

@@ -112,11 +112,11 @@ impl Kernel {
         let container_cgroups = maps.array(map::CONTAINER_CGROUPS, containers)?;
         let container_filter = maps.array(map::CONTAINER_FILTER, containers)?;
         let counters = maps.array(map::COUNTERS, cpus)?;
-        let rings = AllRings {
-            on_cpu: Rings::new(maps.array(map::ON_CPU_RINGS, cpus)?, sizes.ring_bytes),
-            off_cpu: Rings::new(maps.array(map::OFF_CPU_RINGS, cpus)?, sizes.ring_bytes),
-            at_exit: Rings::new(maps.array(map::SYSCALL_RINGS, cpus)?, sizes.ring_bytes),
-        };
+        let rings = AllRings::new(
+            Rings::new(maps.array(map::ON_CPU_RINGS, cpus)?, sizes.ring_bytes),
+            Rings::new(maps.array(map::OFF_CPU_RINGS, cpus)?, sizes.ring_bytes),
+            Rings::new(maps.array(map::SYSCALL_RINGS, cpus)?, sizes.ring_bytes),
+        );
         let drainer = Drainer::spawn(rings)
             .map_err(|source| KernelError::Machine { what: "the rings: no thread for it", source })?;
         maps.fill(&options, sizes)?;

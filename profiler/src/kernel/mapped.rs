@@ -2,6 +2,7 @@
 
 use std::{
     marker::PhantomData,
+    ops::RangeFrom,
     os::fd::BorrowedFd,
     ptr::{self, NonNull},
 };
@@ -9,6 +10,9 @@ use std::{
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::KernelError;
+
+/// Words of 32 bits in a cache line.
+const LINE: usize = 16;
 
 /// An array map of `T`, mapped shared. `T` must be a contract type: plain integers, for which any bits are a value.
 pub struct MappedArray<T> {
@@ -67,6 +71,28 @@ impl<T> MappedArray<T> {
         if let Some(place) = self.at(index) {
             // SAFETY: inside the mapping and aligned.
             unsafe { ptr::write_volatile(place, value) };
+        }
+    }
+
+    /// Takes out what an element holds, 32 bits each, and leaves zeros. `take` is given one cache line after another that holds
+    /// anything, with the positions of its words in the element: of a large element that holds little, most is neither copied
+    /// nor written.
+    pub fn take_lines(
+        &self,
+        index: usize,
+        mut take: impl FnMut(std::iter::Zip<RangeFrom<usize>, std::array::IntoIter<u32, LINE>>),
+    ) {
+        const { assert!(size_of::<T>().is_multiple_of(size_of::<[u32; LINE]>()), "whole lines") };
+        let Some(place) = self.at(index) else { return };
+        let first = place.cast::<[u32; LINE]>();
+        for line in 0..size_of::<T>() / size_of::<[u32; LINE]>() {
+            // SAFETY: inside the element, by the bound of the loop, and as aligned as words are. Any bits are a value.
+            let words = unsafe { first.add(line).read_volatile() };
+            if words.iter().fold(0, |any, word| any | word) != 0 {
+                // SAFETY: as above; zero is a value of every contract type.
+                unsafe { first.add(line).write_volatile([0; LINE]) };
+                take((line * LINE..).zip(words));
+            }
         }
     }
 

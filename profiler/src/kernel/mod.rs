@@ -31,7 +31,7 @@ pub use error::KernelError;
 pub use load::EmptyPrograms;
 pub use offsets::HierarchyKind;
 pub use profiler_ebpf::{Counter, Event, EventKind, RecordHeader, RecordKind, settings::filter};
-pub use records::Record;
+pub use records::{Record, parse_all};
 pub use unwind::{Announcement, GracePeriod, UnwindMaps};
 
 use std::time::Duration;

@@ -24,6 +24,12 @@ pub struct Record {
 impl Record {
     /// Reads one record from the beginning of `bytes`; none if they are not a whole record.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let (header, kernel, user) = Self::layout(bytes)?;
+        Some(Self { header, kernel: words(kernel), user: words(user) })
+    }
+
+    /// Where the parts of the record at the beginning of `bytes` lie: its fixed part, kernel and user addresses.
+    fn layout(bytes: &[u8]) -> Option<(RecordHeader, &[u8], &[u8])> {
         let headed = RecordKind::header_bytes(*bytes.get(offset_of!(RecordHeader, kind))?);
         let fixed = bytes.get(..headed)?;
         let mut header = MaybeUninit::<RecordHeader>::zeroed();
@@ -43,7 +49,7 @@ impl Record {
         }
         let frames = bytes.get(headed..length)?;
         let (kernel, user) = frames.split_at_checked(kernel_bytes)?;
-        Some(Self { header, kernel: words(kernel), user: words(user) })
+        Some((header, kernel, user))
     }
 
     /// Length in bytes.
@@ -63,13 +69,24 @@ fn words(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default())).collect()
 }
 
-/// What one look into the rings found besides records.
+/// What one look into the rings found.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Drained {
+    /// Records.
+    pub records: u64,
     /// Bytes that were no records.
     pub skipped_bytes: u64,
     /// Bytes that lay in the fullest ring.
     pub fullest_bytes: u64,
+}
+
+/// The records that lie one after another in `bytes`, up to what is none.
+pub fn parse_all(mut bytes: &[u8]) -> impl Iterator<Item = Record> {
+    std::iter::from_fn(move || {
+        let record = Record::parse(bytes)?;
+        bytes = bytes.get(record.length()..)?;
+        Some(record)
+    })
 }
 
 /// The rings of one context, one a CPU.
@@ -85,9 +102,9 @@ impl Rings {
         Self { mapped, ring_bytes: u64::from(ring_bytes), buffer: vec![0; RECORD_BYTES] }
     }
 
-    /// Takes out everything that is there. A record that makes no sense (none was ever seen) ends that ring's reading and
-    /// is returned as an error's worth of bytes skipped. In bytes: those, and how much there was in the fullest ring.
-    pub fn drain(&mut self, mut take: impl FnMut(Record)) -> Drained {
+    /// Takes out everything that is there and adds it to `records`, as it is. A record that makes no sense (none was ever
+    /// seen) ends that ring's reading and is returned as an error's worth of bytes skipped.
+    pub fn drain(&mut self, records: &mut Vec<u8>) -> Drained {
         let mut drained = Drained::default();
         for cpu in 0..self.mapped.len() {
             let Some(ring) = self.mapped.at(cpu) else { continue };
@@ -106,13 +123,16 @@ impl Rings {
                     let data = (&raw const (*ring).data).cast::<u8>().add(place);
                     ptr::copy_nonoverlapping(data, self.buffer.as_mut_ptr(), length);
                 }
-                let Some(record) = self.buffer.get(..length).and_then(Record::parse) else {
+                let bytes = self.buffer.get(..length).unwrap_or_default();
+                let whole = Record::layout(bytes).and_then(|(header, ..)| bytes.get(..header.length as usize));
+                let Some(record) = whole else {
                     drained.skipped_bytes += head - at;
                     at = head;
                     break;
                 };
-                at += record.length() as u64;
-                take(record);
+                at += record.len() as u64;
+                records.extend_from_slice(record);
+                drained.records += 1;
             }
             tail.store(at, Ordering::Release);
         }
@@ -183,9 +203,11 @@ mod tests {
     }
 
     fn drained(rings: &mut Rings) -> (Vec<Record>, u64) {
-        let mut records = Vec::new();
-        let skipped = rings.drain(|record| records.push(record)).skipped_bytes;
-        (records, skipped)
+        let mut bytes = Vec::new();
+        let drained = rings.drain(&mut bytes);
+        let records: Vec<Record> = parse_all(&bytes).collect();
+        assert_eq!(records.len() as u64, drained.records);
+        (records, drained.skipped_bytes)
     }
 
     #[test]
@@ -311,12 +333,12 @@ mod tests {
                     expected.push((tid as u32, kernel, user));
                 }
                 if drain {
-                    prop_assert_eq!(rings.drain(|record| found.push(record)).skipped_bytes, 0);
+                    prop_assert_eq!(rings.drain(&mut found).skipped_bytes, 0);
                 }
             }
-            prop_assert_eq!(rings.drain(|record| found.push(record)).skipped_bytes, 0);
+            prop_assert_eq!(rings.drain(&mut found).skipped_bytes, 0);
             let found: Vec<_> =
-                found.into_iter().map(|record| (record.header.tid, record.kernel, record.user)).collect();
+                parse_all(&found).map(|record| (record.header.tid, record.kernel, record.user)).collect();
             prop_assert_eq!(found, expected);
         }
     }

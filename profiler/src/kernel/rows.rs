@@ -5,7 +5,7 @@
 //! here. A program that looked up where a row lies a moment ago may still write there, so a row rests until the next window
 //! has ended, when all such programs have, and is emptied and free only then.
 
-use std::collections::BTreeMap;
+use std::mem::offset_of;
 
 use aya::maps::{MapData, MapError, Stack};
 use profiler_ebpf::{
@@ -87,19 +87,21 @@ impl<F: FreeRows> Rows<F> {
     /// What a row holds, if anything; it is then empty.
     fn account(&self, generation: u32, row: u32, at: u32) -> Option<SyscallAccount> {
         let index = (generation as usize & 1) * self.capacity() + row as usize;
-        let row = self.contents.read(index)?;
-        let last = row.latency.iter().rposition(|count| *count > 0)?;
-        self.contents.zero(index);
-        let errors = (0..ERRNOS as u32).zip(row.errors).filter(|(_, n)| *n > 0);
-        Some(SyscallAccount {
+        let mut account = SyscallAccount {
             container: at / SYSCALLS as u32,
             number: at % SYSCALLS as u32,
-            total_ns: row.total_ns,
-            max_ns: row.max_ns,
-            bytes: row.bytes,
-            latency: row.latency[..=last].iter().map(|count| u64::from(*count)).collect(),
-            errors: errors.map(|(errno, n)| (errno, u64::from(n))).collect::<BTreeMap<_, _>>(),
-        })
+            total_ns: 0,
+            max_ns: 0,
+            bytes: 0,
+            latency: Vec::new(),
+            errors: Vec::new(),
+        };
+        self.contents.take_lines(index, |line| {
+            for (at, word) in line.filter(|(_, word)| *word > 0) {
+                put(&mut account, at, u64::from(word));
+            }
+        });
+        (!account.latency.is_empty()).then_some(account)
     }
 
     /// Takes back the rows of a container that is gone and whose accounts of both generations have been taken.
@@ -115,9 +117,41 @@ impl<F: FreeRows> Rows<F> {
     }
 }
 
+/// Adds the half word at position `at` of a row to the account of what the row holds. Positions ascend.
+fn put(account: &mut SyscallAccount, at: usize, half: u64) {
+    const HALF: usize = size_of::<u32>();
+    const SUMS: usize = offset_of!(SyscallRow, latency) / HALF;
+    const ERRORS: usize = offset_of!(SyscallRow, errors) / HALF;
+    match at {
+        0..SUMS => {
+            let sum = match at / 2 * 2 * HALF {
+                at if at == offset_of!(SyscallRow, total_ns) => &mut account.total_ns,
+                at if at == offset_of!(SyscallRow, max_ns) => &mut account.max_ns,
+                at if at == offset_of!(SyscallRow, bytes) => &mut account.bytes,
+                _ => return,
+            };
+            let high = usize::from(cfg!(target_endian = "big"));
+            *sum |= if at % 2 == high { half } else { half << 32 };
+        }
+        SUMS..ERRORS => {
+            if account.latency.is_empty() {
+                // Calls of one kind take similarly long: most often all lie within two octaves.
+                account.latency.reserve(at - SUMS + 8);
+            }
+            account.latency.resize(at - SUMS, 0);
+            account.latency.push(half);
+        }
+        _ if at - ERRORS < ERRNOS => account.errors.push(((at - ERRORS) as u32, half)),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, os::fd::OwnedFd};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        os::fd::OwnedFd,
+    };
 
     use proptest::prelude::*;
 

@@ -4,14 +4,52 @@
 //! ([`profiler_ebpf::histogram`]).
 
 use profiler_ebpf::histogram::{BUCKETS, FIRST_OCTAVE};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
 
 /// A latency histogram: counts by bucket, without trailing empty buckets.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Stored")]
 pub struct Histogram {
     /// Bucket `i` counts durations in (2^(i/4 - 30), 2^((i+1)/4 - 30)] seconds.
     pub counts: Vec<u64>,
+}
+
+/// As recordings have it: from the first count that is not 0, which most often comes after a hundred that are. The first version of
+/// the format had them all, as `counts`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Stored {
+    first: usize,
+    from_first: Vec<u64>,
+    counts: Vec<u64>,
+}
+
+impl TryFrom<Stored> for Histogram {
+    type Error = String;
+
+    fn try_from(stored: Stored) -> Result<Self, String> {
+        let Stored { first, from_first, mut counts } = stored;
+        if from_first.is_empty() {
+            return Ok(Self { counts });
+        }
+        if first >= BUCKETS || !counts.is_empty() {
+            return Err(format!("a histogram begins at bucket {first} of {BUCKETS}, after {} others", counts.len()));
+        }
+        counts.reserve_exact(first + from_first.len());
+        counts.resize(first, 0);
+        counts.extend(from_first);
+        Ok(Self { counts })
+    }
+}
+
+impl Serialize for Histogram {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let first = self.counts.iter().position(|count| *count > 0).unwrap_or(0);
+        let mut stored = serializer.serialize_struct("Histogram", 2)?;
+        stored.serialize_field("first", &first)?;
+        stored.serialize_field("from_first", &self.counts[first..])?;
+        stored.end()
+    }
 }
 
 /// Inclusive upper bound of bucket `index`, in nanoseconds.
@@ -81,6 +119,8 @@ mod tests {
     use profiler_ebpf::histogram::{BUCKETS, bucket_of};
     use proptest::prelude::*;
 
+    use super::Histogram;
+
     /// By floating point: the first upper bound of 2^((i + 1) / 4 - 30) s that a duration does not exceed.
     fn bucket_by_logarithm(ns: f64) -> f64 {
         ((ns / 1e9).log2() + 30.0) * 4.0
@@ -102,6 +142,22 @@ mod tests {
                 prop_assert!(bucket <= exact + 1e-6 && least <= bucket + 1.0 + 1e-6, "{ns}: {bucket}, {exact}");
             }
         }
+    }
+
+    #[test]
+    fn it_is_stored_from_its_first_count_on() -> Result<(), serde_json::Error> {
+        let stored = |counts: &[u64]| serde_json::to_string(&Histogram { counts: counts.to_vec() });
+        assert_eq!(stored(&[0, 0, 0, 5, 0, 7])?, r#"{"first":3,"from_first":[5,0,7]}"#);
+        assert_eq!(stored(&[])?, r#"{"first":0,"from_first":[]}"#);
+        for counts in [vec![], vec![1], vec![0, 0, 3], vec![0; 5]] {
+            let histogram = Histogram { counts };
+            assert_eq!(serde_json::from_str::<Histogram>(&serde_json::to_string(&histogram)?)?, histogram);
+        }
+        assert_eq!(serde_json::from_str::<Histogram>(r#"{"counts":[0,2]}"#)?.counts, [0, 2]);
+        for wrong in [r#"{"first":160,"from_first":[1]}"#, r#"{"first":1,"from_first":[1],"counts":[2]}"#] {
+            assert!(serde_json::from_str::<Histogram>(wrong).is_err(), "{wrong}");
+        }
+        Ok(())
     }
 
     #[test]
