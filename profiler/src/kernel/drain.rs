@@ -240,7 +240,7 @@ impl Kernel {
     fn take_ledgers(&mut self, generation: u32, window: &mut RawWindow) {
         let (cpus, containers) = (self.sizes.cpus as usize, self.sizes.containers as usize);
         for cpu in 0..=cpus {
-            for container in 0..(self.containers() as usize).min(containers) {
+            for container in 0..containers {
                 let index = ((generation as usize & 1) * (cpus + 1) + cpu) * containers + container;
                 let Some(row) = self.ledger.read(index) else { continue };
                 if row.parts_ns.iter().all(|ns| *ns == 0) && row.voluntary + row.involuntary == 0 {

@@ -9,10 +9,11 @@ use super::records::Rings;
 /// Time between two looks into the rings: while there is much in them, and at most, reached by doubling it each time that there is
 /// little. Most nodes are quiet most of the time, and each look costs a switch there and back.
 const SHORTEST: Duration = Duration::from_millis(20);
-const LONGEST: Duration = Duration::from_millis(80);
+const LONGEST: Duration = Duration::from_millis(160);
 
-/// So small a part of a ring is little: four times as long, it would still be a sixteenth.
-const LITTLE: u64 = 64;
+/// So small a part of a ring is little: were it as much in every look, after the next pause it would be a sixteenth, and a ring
+/// lasts until there is suddenly thirty times as much.
+const LITTLE: u64 = 32;
 
 /// Batches that may wait to be taken: most of a minute's.
 const BATCHES: usize = 2048;
@@ -183,7 +184,7 @@ mod tests {
 
     #[test]
     fn looks_become_rarer_while_there_is_little_and_frequent_at_once_when_there_is_much() {
-        let quiet = Fill::Little.next(Fill::Little.next(SHORTEST));
+        let quiet = Fill::Little.next(Fill::Little.next(Fill::Little.next(SHORTEST)));
         assert_eq!(quiet, LONGEST);
         assert_eq!(Fill::Little.next(quiet), LONGEST);
         assert_eq!(Fill::Much.next(quiet), SHORTEST);
