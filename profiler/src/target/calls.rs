@@ -18,6 +18,16 @@ const OPENS: [&str; 3] = ["openat", "open", "openat2"];
 /// Calls that read them.
 pub const FILE_READS: [&str; 2] = ["read", "pread64"];
 
+/// Calls that make, set up and end a connection.
+pub const CONNECTION: [&str; 9] =
+    ["bind", "close", "connect", "fcntl", "getpeername", "getsockname", "setsockopt", "shutdown", "socket"];
+
+/// What to try where connections are made anew all the time.
+pub const KEEP_CONNECTIONS: &str = "keep connections open and use them again: keep-alive, a pool";
+
+/// Calls of a connection that is made for one piece of work, at least: socket, connect, something to set it up, close.
+const CALLS_EACH: f64 = 4.0;
+
 /// Reads of a file that is small enough to be read at once: one or two for its parts, one that finds its end.
 const READS_EACH: f64 = 4.0;
 
@@ -159,6 +169,14 @@ impl<'p> Calls<'p> {
     pub fn reopens(&self) -> bool {
         let opens = self.count(&OPENS);
         opens / self.window_s >= LEAST_CALLS / READS_EACH && opens >= self.count(&FILE_READS) / READS_EACH
+    }
+
+    /// Whether connections are opened anew all the time: then what opening and closing one costs counts whole, handshake
+    /// included, and it is the opening that could be less. One that fails is `syscall_errors`'.
+    pub fn reconnects(&self) -> bool {
+        let in_vain = |errno: Errno| !matches!(i32::from(errno.0), libc::EINPROGRESS | libc::EINTR);
+        let connects = self.count(&["connect"]) - self.failed("connect", in_vain);
+        connects / self.window_s >= LEAST_CALLS / CALLS_EACH
     }
 
     /// Bytes that a successful call moved on average.

@@ -158,7 +158,7 @@ pub fn analyse(profile: &Profile) -> Analysis {
         findings.extend(lock_contention::find(&mut scene, place, &waits));
         findings.extend(sync_write::find(&mut scene, place, &waits));
         findings.extend(disk_wait::find(&mut scene, place, &waits));
-        findings.extend(network_wait::find(&mut scene, place, &waits));
+        findings.extend(network_wait::find(&mut scene, place, &waits, &calls));
     }
     finish::finish(&scene, findings, &waits)
 }

@@ -6,12 +6,16 @@
 //!
 //! **Which peer.** The one that most of these waits were for; the others are in the evidence.
 //!
+//! **Connections.** Where at least half as many are opened as answers are waited for, each question makes its own, and the peer
+//! has to take it in and set itself up before it can answer: this is said, and what to do about it.
+//!
 //! **What a fix leaves.** Questions asked together take as long as the slowest of them; a cached answer takes no time.
 
 use rustc_hash::FxHashMap;
 
 use super::blocked::{Family, blocked};
-use super::finding::Finding;
+use super::calls::{Calls, KEEP_CONNECTIONS};
+use super::finding::{Basis, Finding};
 use super::kind::Kind;
 use super::mark::Marks;
 use super::scene::{FunctionId, Scene};
@@ -22,12 +26,20 @@ use crate::profile::TextId;
 const SHOWN: usize = 3;
 
 /// Finds them.
-pub fn find(scene: &mut Scene<'_>, place: usize, waits: &Waits) -> Vec<Finding> {
+pub fn find(scene: &mut Scene<'_>, place: usize, waits: &Waits, calls: &Calls<'_>) -> Vec<Finding> {
     let family = Family { kind: Kind::NetworkWait, wait: WaitFor::Answer, on_cpu: Marks::default() };
     let mut findings = blocked(scene, place, waits, &family, |function, each, rate| {
         format!("{function} waits for a peer to answer, {:.2} ms each, {rate:.0} times a second", each / 1e6)
     });
     for finding in &mut findings {
+        let connects = calls.count(&["connect"]);
+        if calls.reconnects() && matches!(finding.basis, Basis::OffCpuStacks(count) if connects * 2.0 >= count as f64) {
+            let rate = connects / calls.window_s;
+            finding
+                .evidence
+                .push(format!("connect: {rate:.0} calls a second, one for each question (syscall counters)"));
+            finding.remedy = Some(KEEP_CONNECTIONS.to_owned());
+        }
         let peers = finding.blame.map(|function| peers(scene, place, waits, function)).unwrap_or_default();
         let Some((first, _)) = peers.first() else {
             finding.evidence.push("the peer's address was not recorded".to_owned());

@@ -4,14 +4,15 @@
 //! something small: time, identity, metadata, descriptors, wake-ups. Not counted: transfers of data
 //! (`small_io` judges them), calls that wait, memory (`memory_faults`), what a contended lock costs (`lock_contention`),
 //! and the calls of a runtime's own scheduler. Files that are opened, read and closed for each piece of work are one thing:
-//! the reads count where the same function makes them and opens are at least a quarter as many.
+//! the reads count where the same function makes them and opens are at least a quarter as many. So are connections that are
+//! made and ended for each piece of work: `connect` counts, and what it and `close` cost for the handshake.
 //!
 //! **Many, each with little CPU.** A call of at most [`SMALL_CALL_NS`] costs what it costs by being made: entry and exit,
 //! a path walk, a descriptor. One that takes more works for what it was asked, and there `kernel_overhead` says so.
 //!
 //! **What a fix leaves.** Nearly nothing: one call where there were thousands.
 
-use super::calls::{Around, Calls, FILE_READS, name_of, of_runtime};
+use super::calls::{Around, CONNECTION, Calls, FILE_READS, KEEP_CONNECTIONS, name_of, of_runtime};
 use super::finding::{Finding, LEAST_CALLS, LEAST_CORES, LEAST_SHARE};
 use super::kind::Kind;
 use super::mark::Marks;
@@ -93,8 +94,10 @@ const SMALL_CALL_NS: f64 = 20_000.0;
 
 /// Finds them.
 pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Finding> {
+    let reconnecting = calls.reconnects();
     let avoidable = |name: &str| {
         (AVOIDABLE.contains(&name) || AVOIDABLE_TOO.contains(&name)) && calls.mean_cpu_ns(name) <= SMALL_CALL_NS
+            || reconnecting && CONNECTION.contains(&name)
     };
     let many: f64 = calls.stats.keys().filter(|name| avoidable(name)).map(|name| calls.rate(name)).sum();
     if many < LEAST_CALLS {
@@ -142,12 +145,16 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
             "{:.3} cores in these calls below {function} (on-CPU samples)",
             cost.group.ns / scene.window_ns
         ));
-        let title = format!(
-            "{function} makes {:.0} calls a second that could be fewer: {}",
-            count / calls.window_s,
-            names.join(", ")
-        );
-        findings.push(cost.finding(scene, place, Kind::SyscallStorm, title, evidence));
+        let connects = here.iter().find(|(name, _)| *name == "connect").map_or(0.0, |(_, count)| *count);
+        let (title, remedy) = if reconnecting && connects >= count / CONNECTION.len() as f64 {
+            let title = format!("{function} opens {:.0} connections a second", connects / calls.window_s);
+            (title, Some(KEEP_CONNECTIONS.to_owned()))
+        } else {
+            let (all, names) = (count / calls.window_s, names.join(", "));
+            (format!("{function} makes {all:.0} calls a second that could be fewer: {names}"), None)
+        };
+        let finding = cost.finding(scene, place, Kind::SyscallStorm, title, evidence);
+        findings.push(Finding { remedy, ..finding });
     }
     findings
 }

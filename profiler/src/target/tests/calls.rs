@@ -29,6 +29,34 @@ fn a_small_file_that_is_read_whole_each_time_is_opened_too_often() {
 }
 
 #[test]
+fn a_connection_for_each_request_is_a_storm_with_all_that_its_handshake_costs() {
+    let mut planted = Planted::new();
+    planted
+        .cpu(&format!("main > fetch > socket@libc.so.6 > {ENTRY} > __sys_socket_[k]"), 50)
+        .cpu(&format!("main > fetch > connect@libc.so.6 > {ENTRY} > __sys_connect_[k] > tcp_v4_connect_[k]"), 300)
+        .cpu(&format!("main > fetch > close@libc.so.6 > {ENTRY} > __x64_sys_close_[k] > tcp_close_[k]"), 150)
+        .calls("socket", 20_000, 0, &[])
+        .calls("connect", 20_000, 0, &[])
+        .calls("close", 20_000, 0, &[]);
+    let target = planted.only(Kind::SyscallStorm, "fetch");
+    assert!((target.claims_s - 5.0).abs() < 1e-9, "connect goes with the rest: {target:?}");
+    assert!(target.title.contains("opens 2000 connections a second"), "{}", target.title);
+    assert!(target.remedy.contains("keep-alive"), "{}", target.remedy);
+}
+
+#[test]
+fn a_connection_now_and_then_is_no_storm() {
+    let mut planted = Planted::new();
+    planted
+        .cpu(&format!("main > fetch > connect@libc.so.6 > {ENTRY} > __sys_connect_[k] > tcp_v4_connect_[k]"), 300)
+        .calls("socket", 1000, 0, &[])
+        .calls("connect", 1000, 0, &[])
+        .calls("close", 1000, 0, &[]);
+    let found = planted.found();
+    assert!(found.iter().all(|(kind, _)| *kind != Kind::SyscallStorm), "{found:?}");
+}
+
+#[test]
 fn programs_started_for_each_piece_of_work_are_blamed_on_who_starts_them() {
     let target = starting("convert", 1).only(Kind::KernelOverhead, "stamp");
     assert!(target.title.contains("50 programs a second") && target.title.contains("convert"), "{}", target.title);

@@ -436,6 +436,21 @@ fn a_client_waits_for_answers_and_its_peer_is_named() {
 }
 
 #[test]
+fn who_opens_a_connection_for_each_question_is_told_to_keep_it() {
+    for (connects, kept) in [(20_000, false), (50, true)] {
+        let mut planted = Planted::new();
+        planted
+            .wait(OffCpuReason::Network, &format!("main > ask_store > recv@libc.so.6 > {RECV}"), 8.0, 20_000.0)
+            .calls("recvfrom", 20_000, 500_000, &[])
+            .calls("sendto", 20_000, 500_000, &[])
+            .calls("connect", connects, 0, &[]);
+        let target = planted.only(Kind::NetworkWait, "ask_store");
+        assert_eq!(target.remedy.contains("keep-alive"), !kept, "{}", target.remedy);
+        assert_eq!(target.evidence.iter().any(|line| line.contains("connect: ")), !kept, "{:?}", target.evidence);
+    }
+}
+
+#[test]
 fn a_server_waits_for_requests_idly_but_not_for_its_own_questions() {
     let mut planted = Planted::new();
     planted
