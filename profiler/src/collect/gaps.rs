@@ -9,6 +9,9 @@ use crate::kernel::{Record, RecordKind};
 /// User stacks taken at a switch that are remembered a thread: most of their gaps are never chosen.
 const TAKEN_PER_THREAD: usize = 1024;
 
+/// Records for which memory is kept from one drain to the next: about a megabyte.
+const SPARE_RECORDS: usize = 4096;
+
 /// A gap and its user stack.
 #[derive(Debug, Clone)]
 pub struct Gap {
@@ -83,6 +86,9 @@ impl GapJoin {
             // The first gap of this syscall that was chosen; what is older belonged to one whose stack was lost.
             self.complete(exit.header.tid, exit.header.gap_start_ns, &UserPart::Missing("lost"), &mut whole);
             self.complete(exit.header.tid, exit.header.sequence + 1, &user, &mut whole);
+        }
+        for spare in [&mut gaps, &mut exits] {
+            spare.shrink_to(SPARE_RECORDS);
         }
         (self.gaps, self.exits) = (gaps, exits);
         whole

@@ -84,6 +84,8 @@ impl AllRings {
             [self.at_exit.drain(&mut at_exit), self.off_cpu.drain(&mut records), self.on_cpu.drain(&mut records)];
         records.extend_from_slice(&at_exit);
         at_exit.clear();
+        // After a burst on many CPUs it may be large.
+        at_exit.shrink_to(self.at_exit.bytes() as usize);
         self.spare = at_exit;
         self.last_bytes = records.len();
         let skipped_bytes = drained.iter().map(|ring| ring.skipped_bytes).sum();
