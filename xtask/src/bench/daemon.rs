@@ -235,26 +235,35 @@ impl Daemon {
     }
 
     fn soak(&self, length: Duration) -> Result<Table> {
-        let mut table =
-            figures(["minute", "resident MB", "containers", "syscall rows", "waited-behind pairs", "descriptors"]);
+        let mut table = figures([
+            "minute",
+            "resident MB",
+            "history MB",
+            "containers",
+            "syscall rows",
+            "waited-behind pairs",
+            "descriptors",
+        ]);
         let began = Instant::now();
-        let (mut settled, mut last, mut minute) = (None, 0, 0);
+        let (mut settled, mut last, mut minute) = (None, (0, 0), 0);
         while began.elapsed() < length {
             sleep(LOOK);
-            last = self.memory("VmRSS")?;
+            let text = String::from_utf8_lossy(&self.plain_metrics()?).into_owned();
+            let figure =
+                |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or("?");
+            // It fills by what happens, up to its own bound.
+            let history = figure("profiler_history_bytes").parse::<u64>().context("the daemon tells no history")?;
+            last = (self.memory("VmRSS")?, history);
             if began.elapsed() >= SETTLING {
                 settled.get_or_insert(last);
             }
             if began.elapsed().as_secs() / 60 >= minute {
-                let text = String::from_utf8_lossy(&self.plain_metrics()?).into_owned();
-                let entries = |map: &str| {
-                    let wanted = format!("profiler_map_entries{{map=\"{map}\"}} ");
-                    text.lines().find_map(|line| line.strip_prefix(&wanted)).unwrap_or("?").to_owned()
-                };
+                let entries = |map: &str| figure(&format!("profiler_map_entries{{map=\"{map}\"}}")).to_owned();
                 let descriptors = fs::read_dir(format!("/proc/{}/fd", self.process.id())).map_or(0, Iterator::count);
                 let row = [
                     minute.to_string(),
-                    megabytes(last),
+                    megabytes(last.0),
+                    megabytes(last.1),
                     entries("CONTAINERS"),
                     entries("SYSCALLS"),
                     entries("WAITED_BEHIND"),
@@ -266,15 +275,9 @@ impl Daemon {
             }
         }
         if let Some(settled) = settled {
-            let grown = (last as f64 - settled as f64) / 1e6;
-            table.add_row([
-                "growth".to_owned(),
-                format!("{grown:+.1}"),
-                String::new(),
-                String::new(),
-                String::new(),
-                String::new(),
-            ]);
+            let (resident, history): (u64, u64) = settled;
+            let grown = |now: u64, before: u64| format!("{:+.1}", (now as f64 - before as f64) / 1e6);
+            table.add_row(["growth".to_owned(), grown(last.0, resident), grown(last.1, history)]);
         }
         Ok(table)
     }
