@@ -2,7 +2,6 @@
 
 use std::{
     marker::PhantomData,
-    ops::RangeFrom,
     os::fd::BorrowedFd,
     ptr::{self, NonNull},
 };
@@ -75,13 +74,9 @@ impl<T> MappedArray<T> {
     }
 
     /// Takes out what an element holds, 32 bits each, and leaves zeros. `take` is given one cache line after another that holds
-    /// anything, with the positions of its words in the element: of a large element that holds little, most is neither copied
-    /// nor written.
-    pub fn take_lines(
-        &self,
-        index: usize,
-        mut take: impl FnMut(std::iter::Zip<RangeFrom<usize>, std::array::IntoIter<u32, LINE>>),
-    ) {
+    /// anything, with the position of its first word in the element: of a large element that holds little, most is neither
+    /// copied nor written.
+    pub fn take_lines(&self, index: usize, mut take: impl FnMut(usize, [u32; LINE])) {
         const { assert!(size_of::<T>().is_multiple_of(size_of::<[u32; LINE]>()), "whole lines") };
         let Some(place) = self.at(index) else { return };
         let first = place.cast::<[u32; LINE]>();
@@ -91,7 +86,7 @@ impl<T> MappedArray<T> {
             if words.iter().fold(0, |any, word| any | word) != 0 {
                 // SAFETY: as above; zero is a value of every contract type.
                 unsafe { first.add(line).write_volatile([0; LINE]) };
-                take((line * LINE..).zip(words));
+                take(line * LINE, words);
             }
         }
     }

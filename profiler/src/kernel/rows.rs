@@ -96,8 +96,8 @@ impl<F: FreeRows> Rows<F> {
             latency: Vec::new(),
             errors: Vec::new(),
         };
-        self.contents.take_lines(index, |line| {
-            for (at, word) in line.filter(|(_, word)| *word > 0) {
+        self.contents.take_lines(index, |first, words| {
+            for (at, word) in (first..).zip(words).filter(|(_, word)| *word > 0) {
                 put(&mut account, at, u64::from(word));
             }
         });

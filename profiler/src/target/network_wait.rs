@@ -6,8 +6,8 @@
 //!
 //! **Which peer.** The one that most of these waits were for; the others are in the evidence.
 //!
-//! **Connections.** Where at least half as many are opened as answers are waited for, each question makes its own, and the peer
-//! has to take it in and set itself up before it can answer: this is said, and what to do about it.
+//! **Connections.** Where the container opens at least half as many as it waits for answers, most questions make their own, and
+//! the peer has to take it in and set itself up before it can answer: this is said, and what to do about it first.
 //!
 //! **What a fix leaves.** Questions asked together take as long as the slowest of them; a cached answer takes no time.
 
@@ -15,7 +15,7 @@ use rustc_hash::FxHashMap;
 
 use super::blocked::{Family, blocked};
 use super::calls::{Calls, KEEP_CONNECTIONS};
-use super::finding::{Basis, Finding};
+use super::finding::Finding;
 use super::kind::Kind;
 use super::mark::Marks;
 use super::scene::{FunctionId, Scene};
@@ -31,14 +31,18 @@ pub fn find(scene: &mut Scene<'_>, place: usize, waits: &Waits, calls: &Calls<'_
     let mut findings = blocked(scene, place, waits, &family, |function, each, rate| {
         format!("{function} waits for a peer to answer, {:.2} ms each, {rate:.0} times a second", each / 1e6)
     });
+    // Counters do not know the caller, so this is said of the container and beside the usual remedy.
+    let waits_here = scene.places[place].waits.iter().zip(&waits[place]);
+    let answers: f64 = waits_here.filter(|(_, class)| **class == WaitFor::Answer).map(|(row, _)| row.count).sum();
+    let reconnects = calls.reconnects() && calls.count(&["connect"]) * 2.0 >= answers;
     for finding in &mut findings {
-        let connects = calls.count(&["connect"]);
-        if calls.reconnects() && matches!(finding.basis, Basis::OffCpuStacks(count) if connects * 2.0 >= count as f64) {
-            let rate = connects / calls.window_s;
-            finding
-                .evidence
-                .push(format!("connect: {rate:.0} calls a second, one for each question (syscall counters)"));
-            finding.remedy = Some(KEEP_CONNECTIONS.to_owned());
+        if reconnects {
+            let rate = calls.rate("connect");
+            let answers = answers / calls.window_s;
+            finding.evidence.push(format!(
+                "the container opens {rate:.0} connections a second for {answers:.0} answers that it waits for (syscall counters)"
+            ));
+            finding.remedy = Some(format!("{KEEP_CONNECTIONS}; then {}", Kind::NetworkWait.remedy()));
         }
         let peers = finding.blame.map(|function| peers(scene, place, waits, function)).unwrap_or_default();
         let Some((first, _)) = peers.first() else {

@@ -146,6 +146,7 @@ pub fn find(scene: &mut Scene<'_>, place: usize, calls: &Calls<'_>) -> Vec<Findi
             cost.group.ns / scene.window_ns
         ));
         let connects = here.iter().find(|(name, _)| *name == "connect").map_or(0.0, |(_, count)| *count);
+        // Each of these calls is made about once a connection: with fewer connections than that, most calls are of something else.
         let (title, remedy) = if reconnecting && connects >= count / CONNECTION.len() as f64 {
             let title = format!("{function} opens {:.0} connections a second", connects / calls.window_s);
             (title, Some(KEEP_CONNECTIONS.to_owned()))

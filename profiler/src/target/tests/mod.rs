@@ -446,7 +446,12 @@ fn who_opens_a_connection_for_each_question_is_told_to_keep_it() {
             .calls("connect", connects, 0, &[]);
         let target = planted.only(Kind::NetworkWait, "ask_store");
         assert_eq!(target.remedy.contains("keep-alive"), !kept, "{}", target.remedy);
-        assert_eq!(target.evidence.iter().any(|line| line.contains("connect: ")), !kept, "{:?}", target.evidence);
+        assert_eq!(
+            target.evidence.iter().any(|line| line.contains("connections a second")),
+            !kept,
+            "{:?}",
+            target.evidence
+        );
     }
 }
 
