@@ -7,7 +7,7 @@
 
 /// Blocks from this size on come from the system and go back to it when freed.
 #[cfg(target_env = "gnu")]
-const LARGE_BYTES: libc::c_int = 256 << 10;
+const LARGE_BYTES: libc::c_int = 64 << 10;
 
 /// Pools: one for the threads that measure and keep, one for when it is taken.
 #[cfg(target_env = "gnu")]

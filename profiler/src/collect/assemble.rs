@@ -620,12 +620,12 @@ fn add_syscall(syscalls: &mut Vec<SyscallStats>, account: SyscallAccount) {
         syscalls.len() - 1
     });
     let stats = &mut syscalls[place];
-    stats.count += account.latency.iter().sum::<u64>();
     stats.bytes += account.bytes;
     stats.total_ns += account.total_ns;
     stats.max_ns = stats.max_ns.max(account.max_ns);
-    let latency = Histogram { counts: account.latency };
-    if stats.latency.counts.is_empty() {
+    let latency = Histogram::from_first(account.first_bucket, account.latency);
+    stats.count += latency.count();
+    if stats.latency == Histogram::default() {
         stats.latency = latency;
     } else {
         stats.latency.merge(&latency);
@@ -641,7 +641,7 @@ fn add_syscall(syscalls: &mut Vec<SyscallStats>, account: SyscallAccount) {
 }
 
 fn finish_container(container: &mut Container) {
-    container.syscalls.sort_by(|a, b| b.total_ns.cmp(&a.total_ns).then_with(|| a.name.cmp(&b.name)));
+    container.sort_syscalls();
     container.waited_behind.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| a.container.cmp(&b.container)));
     container.waits.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| (a.reason, &a.peer).cmp(&(b.reason, &b.peer))));
     container.waits.truncate(MOST_WAITS);

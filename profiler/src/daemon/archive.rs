@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{
     collector::Collected,
-    history::{Entry, Step, Summary, merged},
+    history::{Entry, Step, merged},
     metrics::{labels::Owner, own::TargetFigures},
     push::Pushers,
     shared::Shared,
@@ -31,13 +31,12 @@ pub struct Archive {
     windows: Receiver<Collected>,
     storage: Option<Storage>,
     pushers: Pushers,
-    newest: Option<Arc<Summary>>,
 }
 
 impl Archive {
     /// With what it needs.
     pub fn new(shared: Arc<Shared>, windows: Receiver<Collected>, storage: Option<Storage>, pushers: Pushers) -> Self {
-        Self { shared, windows, storage, pushers, newest: None }
+        Self { shared, windows, storage, pushers }
     }
 
     /// Starts the thread; it ends when no more windows can come.
@@ -62,9 +61,8 @@ impl Archive {
             metrics.targets = targets;
             metrics.maps.clone_from(&window.maps);
         }
-        match Entry::of(&window.profile, window.ended, self.newest.as_deref()) {
+        match Entry::of(&window.profile, window.ended) {
             Ok(entry) => {
-                self.newest = Some(Arc::clone(&entry.summary));
                 let id = self.shared.history().push(entry.clone());
                 self.write(id, &entry);
                 self.pushers.offer(&entry);
@@ -116,7 +114,7 @@ impl Archive {
 fn coarser(run: &[Entry]) -> Result<Entry, String> {
     let profile = merged(run).map_err(|error| error.to_string())?;
     let (Some(profile), Some(last)) = (profile, run.last()) else { return Err("there is nothing in them".to_owned()) };
-    Entry::of(&profile, last.ended, Some(&last.summary)).map_err(|error| error.to_string())
+    Entry::of(&profile, last.ended).map_err(|error| error.to_string())
 }
 
 /// The ranked targets of a profile, with whose they are.

@@ -1,7 +1,9 @@
 //! Windows kept in memory: compressed profiles in, those of a range out.
 //!
 //! Two bounds hold at any time: age and bytes. Windows are whole for the first sixth of the retention; older ones are merged
-//! by the minute, and where bytes are short the oldest are merged by ten minutes and, if that does not help, dropped.
+//! by the minute. What would take more than a twelfth of the bytes that it may is merged earlier and further: by the minute
+//! from a twentieth of the retention on, by ten minutes from a sixth on. Were bytes short all the same, the oldest would be
+//! merged by ten minutes and, if that does not help, dropped.
 //! Whoever feeds the history does what [`History::next_step`] says until there is nothing left to do; merging happens there,
 //! so that readers never wait for it.
 
@@ -11,22 +13,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustc_hash::FxHashMap;
-
-use super::settings::HistorySettings;
-use crate::profile::{Container, Ledger, Profile, Window, recording};
+use super::{
+    settings::HistorySettings,
+    summary::{self, Summary},
+};
+use crate::profile::{Profile, Window, recording};
 
 /// Which windows are merged into one once they are older than full resolution is kept for, in nanoseconds.
 const MINUTE_NS: u64 = 60_000_000_000;
 
-/// The same where bytes are short.
+/// The same where bytes are many.
 const TEN_MINUTES_NS: u64 = 10 * MINUTE_NS;
 
 /// What an entry takes besides its data and its summary.
 const ENTRY_BYTES: u64 = 256;
 
-/// What a container's description takes, roughly.
-const WHO_BYTES: u64 = 768;
+/// Up to this part of its bytes the history keeps what it can; beyond, it gives detail for bytes.
+const MODEST_PART: u64 = 12;
 
 /// One window, or several merged.
 #[derive(Debug, Clone)]
@@ -39,19 +42,8 @@ pub struct Entry {
     pub ended: Instant,
     /// The profile as a recording.
     pub data: Arc<[u8]>,
-    /// What can be said without reading it.
-    pub summary: Arc<Summary>,
-}
-
-/// Each container's ledger in a window.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Summary {
-    /// Time that the hypervisor gave to others, in nanoseconds.
-    pub steal_ns: u64,
-    /// Who, without figures, and where its thread-seconds went.
-    pub containers: Vec<(Arc<Container>, Ledger)>,
-    /// Memory in bytes.
-    bytes: u64,
+    /// What can be said without reading that, as [`summary::write`] made it.
+    summary: Arc<[u8]>,
 }
 
 /// What there is to do.
@@ -79,61 +71,17 @@ pub struct History {
     gone: Vec<u64>,
 }
 
-impl Summary {
-    /// Of a profile; descriptions that have not changed are shared with `before`.
-    pub fn of(profile: &Profile, before: Option<&Self>) -> Self {
-        let known: FxHashMap<&str, &Arc<Container>> =
-            before.iter().flat_map(|summary| &summary.containers).map(|(who, _)| (who.name.as_str(), who)).collect();
-        let mut bytes = 0;
-        let containers = profile
-            .containers
-            .iter()
-            .map(|container| {
-                let who = description(container);
-                bytes += size_of::<(Arc<Container>, Ledger)>() as u64;
-                let shared = match known.get(who.name.as_str()) {
-                    Some(same) if ***same == who => Arc::clone(same),
-                    _ => {
-                        bytes += WHO_BYTES;
-                        Arc::new(who)
-                    }
-                };
-                (shared, container.ledger)
-            })
-            .collect();
-        Self { steal_ns: profile.host.steal_ns, containers, bytes }
-    }
-}
-
-/// The container without its figures.
-fn description(container: &Container) -> Container {
-    Container {
-        id: container.id.clone(),
-        name: container.name.clone(),
-        image: container.image.clone(),
-        runtime: container.runtime.clone(),
-        pod: container.pod.clone(),
-        namespace: container.namespace.clone(),
-        container: container.container.clone(),
-        labels: container.labels.clone(),
-        cgroup: container.cgroup.clone(),
-        cpu_limit_cores: container.cpu_limit_cores,
-        ..Container::default()
-    }
-}
-
 impl Entry {
     /// Compresses a profile.
-    pub fn of(profile: &Profile, ended: Instant, before: Option<&Summary>) -> Result<Self, recording::RecordingError> {
+    pub fn of(profile: &Profile, ended: Instant) -> Result<Self, recording::RecordingError> {
         let mut data = Vec::new();
         recording::write_to(profile, &mut data)?;
-        Ok(Self {
-            id: 0,
-            window: profile.window,
-            ended,
-            data: data.into(),
-            summary: Arc::new(Summary::of(profile, before)),
-        })
+        Self::with_data(profile, ended, data.into())
+    }
+
+    /// Of a profile and its recording.
+    pub fn with_data(profile: &Profile, ended: Instant, data: Arc<[u8]>) -> Result<Self, recording::RecordingError> {
+        Ok(Self { id: 0, window: profile.window, ended, data, summary: summary::write(profile)?.into() })
     }
 
     /// The profile.
@@ -141,9 +89,14 @@ impl Entry {
         recording::read_from(&*self.data)
     }
 
+    /// Who was there, and each one's ledger.
+    pub fn summary(&self) -> std::io::Result<Summary> {
+        summary::read(&self.summary)
+    }
+
     /// Memory in bytes.
     pub fn bytes(&self) -> u64 {
-        self.data.len() as u64 + self.summary.bytes + ENTRY_BYTES
+        (self.data.len() + self.summary.len()) as u64 + ENTRY_BYTES
     }
 
     /// End, in nanoseconds since the epoch.
@@ -181,9 +134,14 @@ impl History {
         &self.settings
     }
 
-    /// For how long windows stay as they were taken.
+    /// For how long windows stay as they were taken, if they are not large.
     pub fn full_resolution(&self) -> Duration {
         self.settings.retention / 6
+    }
+
+    /// The same if they are.
+    fn least_full_resolution(&self) -> Duration {
+        self.settings.retention / 20
     }
 
     /// Adds the newest entry and returns its id.
@@ -204,6 +162,12 @@ impl History {
         }
         if let Some(run) = self.run_of(MINUTE_NS, self.full_resolution(), now) {
             return Step::Merge(run);
+        }
+        if self.bytes > self.settings.max_bytes / MODEST_PART {
+            let earlier = self.run_of(MINUTE_NS, self.least_full_resolution(), now);
+            if let Some(run) = earlier.or_else(|| self.run_of(TEN_MINUTES_NS, self.full_resolution(), now)) {
+                return Step::Merge(run);
+            }
         }
         if self.bytes > self.settings.max_bytes {
             if let Some(run) = self.run_of(TEN_MINUTES_NS, Duration::ZERO, now) {
@@ -333,7 +297,7 @@ mod tests {
         let mut profile = testing::profile();
         profile.window = Window { start_unix_ns: (1_800_000_000 + number * 10) * SECOND, duration_ns: 10 * SECOND };
         let ended = began + Duration::from_secs((number + 1) * 10);
-        Entry::of(&profile, ended, None).unwrap_or_else(|error| panic!("{error}"))
+        Entry::of(&profile, ended).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Feeds windows as the daemon does.
@@ -347,7 +311,7 @@ mod tests {
             while let Step::Merge(run) = history.next_step(now) {
                 let profile = merged(&run).ok().flatten().unwrap_or_default();
                 let ended = run.last().map_or(now, |last| last.ended);
-                let by = Entry::of(&profile, ended, None).unwrap_or_else(|error| panic!("{error}"));
+                let by = Entry::of(&profile, ended).unwrap_or_else(|error| panic!("{error}"));
                 assert!(history.replace(&run, by).is_some());
             }
         }
@@ -392,14 +356,5 @@ mod tests {
         let profile = merged(&history.select(at(0), at(60))).ok().flatten().unwrap_or_default();
         assert_eq!(profile.window.duration_ns, 60 * SECOND);
         assert_eq!(profile.on_cpu[0].count, testing::profile().on_cpu[0].count * 6);
-    }
-
-    #[test]
-    fn descriptions_that_stay_the_same_are_kept_once() {
-        let profile = testing::profile();
-        let first = Summary::of(&profile, None);
-        let second = Summary::of(&profile, Some(&first));
-        assert!(first.containers.iter().zip(&second.containers).all(|(a, b)| Arc::ptr_eq(&a.0, &b.0)));
-        assert!(second.bytes < first.bytes);
     }
 }

@@ -17,6 +17,7 @@ pub mod query;
 pub mod settings;
 pub mod shared;
 pub mod storage;
+pub mod summary;
 pub mod ticks;
 
 use std::{

@@ -176,11 +176,9 @@ fn load(directory: &Path, history: &mut History, counters: &StorageCounters) -> 
         name.starts_with(PREFIX) && name.ends_with(SUFFIX)
     };
     let mut files = FxHashMap::default();
-    let mut before = None;
     for path in paths.into_iter().filter(is_window) {
-        match read(&path, before.as_deref(), history) {
+        match read(&path, history) {
             Ok(Some(entry)) => {
-                before = Some(Arc::clone(&entry.summary));
                 files.insert(history.push(entry), path);
                 counters.loaded.fetch_add(1, Ordering::Relaxed);
             }
@@ -201,11 +199,7 @@ fn load(directory: &Path, history: &mut History, counters: &StorageCounters) -> 
 }
 
 /// An entry; `None` if it is too old.
-fn read(
-    path: &Path,
-    before: Option<&super::history::Summary>,
-    history: &History,
-) -> Result<Option<Entry>, RecordingError> {
+fn read(path: &Path, history: &History) -> Result<Option<Entry>, RecordingError> {
     let length = fs::metadata(path)?.len();
     if length > recording::MAX_PAYLOAD_BYTES {
         return Err(RecordingError::TooLarge { bytes: length });
@@ -219,8 +213,7 @@ fn read(
     }
     // A machine that has just booted has no moment that long ago.
     let ended = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-    let summary = Arc::new(super::history::Summary::of(&profile, before));
-    Ok(Some(Entry { id: 0, window: profile.window, ended, data, summary }))
+    Entry::with_data(&profile, ended, data).map(Some)
 }
 
 #[cfg(test)]
@@ -235,7 +228,7 @@ mod tests {
     fn entry(seconds_ago: u64) -> Entry {
         let mut profile = testing::profile();
         profile.window.start_unix_ns = crate::daemon::unix_ns() - seconds_ago * 1_000_000_000;
-        Entry::of(&profile, Instant::now(), None).unwrap_or_else(|error| panic!("{error}"))
+        Entry::of(&profile, Instant::now()).unwrap_or_else(|error| panic!("{error}"))
     }
 
     #[test]

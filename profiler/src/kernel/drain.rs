@@ -69,7 +69,9 @@ pub struct SyscallAccount {
     pub max_ns: u64,
     /// Bytes moved.
     pub bytes: u64,
-    /// Latency by bucket, without empty ones at the end; their sum is the number of calls.
+    /// The first bucket of `latency`.
+    pub first_bucket: u32,
+    /// Latency by bucket, without empty ones before and behind; their sum is the number of calls.
     pub latency: Vec<u64>,
     /// Failed calls by errno position ([`profiler_ebpf::account::ERRNOS`]), those that occurred.
     pub errors: Vec<(u32, u64)>,

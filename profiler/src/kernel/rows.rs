@@ -93,6 +93,7 @@ impl<F: FreeRows> Rows<F> {
             total_ns: 0,
             max_ns: 0,
             bytes: 0,
+            first_bucket: 0,
             latency: Vec::new(),
             errors: Vec::new(),
         };
@@ -134,11 +135,11 @@ fn put(account: &mut SyscallAccount, at: usize, half: u64) {
             *sum |= if at % 2 == high { half } else { half << 32 };
         }
         SUMS..ERRORS => {
+            let bucket = at - SUMS;
             if account.latency.is_empty() {
-                // Calls of one kind take similarly long: most often all lie within two octaves.
-                account.latency.reserve(at - SUMS + 8);
+                account.first_bucket = bucket as u32;
             }
-            account.latency.resize(at - SUMS, 0);
+            account.latency.resize(bucket - account.first_bucket as usize, 0);
             account.latency.push(half);
         }
         _ if at - ERRORS < ERRNOS => account.errors.push(((at - ERRORS) as u32, half)),

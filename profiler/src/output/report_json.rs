@@ -415,7 +415,6 @@ pub fn ledger(ledger: &profile::Ledger) -> Ledger {
 }
 
 fn syscall(syscall: &profile::SyscallStats) -> Syscall<'_> {
-    let buckets = syscall.latency.counts.iter().enumerate();
     Syscall {
         name: &syscall.name,
         count: syscall.count,
@@ -425,10 +424,7 @@ fn syscall(syscall: &profile::SyscallStats) -> Syscall<'_> {
         max_s: seconds(syscall.max_ns),
         p50_s: quantile(&syscall.latency, 0.5),
         p99_s: quantile(&syscall.latency, 0.99),
-        buckets: buckets
-            .filter(|(_, count)| **count > 0)
-            .map(|(index, count)| (bucket_upper_ns(index) / 1e9, *count))
-            .collect(),
+        buckets: syscall.latency.buckets().map(|(index, count)| (bucket_upper_ns(index) / 1e9, count)).collect(),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use profiler_ebpf::histogram::BUCKETS;
 
-use super::{Container, Histogram, Profile};
+use super::{Container, Profile};
 
 /// What does not hold together in a profile.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,9 +89,9 @@ fn check_container(position: usize, container: &Container) -> Result<(), Inconsi
     number(item, position, "I/O pressure", container.pressure.io)?;
     number(item, position, "memory pressure", container.pressure.memory)?;
     let histograms = container.syscalls.iter().map(|syscall| &syscall.latency);
-    for Histogram { counts } in histograms.chain([&container.run_queue.latency]) {
-        if counts.len() > BUCKETS {
-            return Err(Inconsistency::TooManyBuckets { position, buckets: counts.len() });
+    for histogram in histograms.chain([&container.run_queue.latency]) {
+        if histogram.end() > BUCKETS {
+            return Err(Inconsistency::TooManyBuckets { position, buckets: histogram.end() });
         }
     }
     Ok(())

@@ -50,7 +50,8 @@ pub struct Container {
     pub waited_behind: Vec<WaitedBehind>,
     /// Its largest waits by reason and peer, largest first.
     pub waits: Vec<Wait>,
-    /// Its syscalls, largest total time first.
+    /// Its syscalls, largest total time first. Recordings have those of all containers column by column.
+    #[serde(default, skip_serializing)]
     pub syscalls: Vec<SyscallStats>,
     /// On-CPU samples of this container.
     pub cpu_samples: CpuSampleCoverage,
@@ -59,6 +60,13 @@ pub struct Container {
     /// Names of this container's frames.
     #[serde(default)]
     pub symbols: SymbolCoverage,
+}
+
+impl Container {
+    /// Puts its syscalls in order: the largest total time first.
+    pub fn sort_syscalls(&mut self) {
+        self.syscalls.sort_by(|a, b| b.total_ns.cmp(&a.total_ns).then_with(|| a.name.cmp(&b.name)));
+    }
 }
 
 /// Pressure stall information: the share of the window (0 to 1) in which some thread was stalled on the resource.

@@ -4,22 +4,24 @@
 //! ([`profiler_ebpf::histogram`]).
 
 use profiler_ebpf::histogram::{BUCKETS, FIRST_OCTAVE};
-use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct};
+use serde::{Deserialize, Serialize};
 
-/// A latency histogram: counts by bucket, without trailing empty buckets.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+/// A latency histogram: counts by bucket, from the first that is not empty to the last. Bucket `i` counts durations in
+/// (2^(i/4 - 30), 2^((i+1)/4 - 30)] seconds.
+///
+/// Calls of one kind take similarly long: most often they lie within a few buckets out of a hundred and sixty.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Stored")]
 pub struct Histogram {
-    /// Bucket `i` counts durations in (2^(i/4 - 30), 2^((i+1)/4 - 30)] seconds.
-    pub counts: Vec<u64>,
+    first: u32,
+    from_first: Vec<u64>,
 }
 
-/// As recordings have it: from the first count that is not 0, which most often comes after a hundred that are. The first version of
-/// the format had them all, as `counts`.
+/// As recordings have it. The first version of the format had all buckets, as `counts`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Stored {
-    first: usize,
+    first: u32,
     from_first: Vec<u64>,
     counts: Vec<u64>,
 }
@@ -28,27 +30,13 @@ impl TryFrom<Stored> for Histogram {
     type Error = String;
 
     fn try_from(stored: Stored) -> Result<Self, String> {
-        let Stored { first, from_first, mut counts } = stored;
-        if from_first.is_empty() {
-            return Ok(Self { counts });
+        match stored {
+            Stored { first, from_first, counts } if counts.is_empty() => Ok(Self::from_first(first, from_first)),
+            Stored { first: 0, from_first, counts } if from_first.is_empty() => Ok(Self::from_first(0, counts)),
+            Stored { first, counts, .. } => {
+                Err(format!("a histogram begins at bucket {first} of {BUCKETS}, after {} others", counts.len()))
+            }
         }
-        if first >= BUCKETS || !counts.is_empty() {
-            return Err(format!("a histogram begins at bucket {first} of {BUCKETS}, after {} others", counts.len()));
-        }
-        counts.reserve_exact(first + from_first.len());
-        counts.resize(first, 0);
-        counts.extend(from_first);
-        Ok(Self { counts })
-    }
-}
-
-impl Serialize for Histogram {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let first = self.counts.iter().position(|count| *count > 0).unwrap_or(0);
-        let mut stored = serializer.serialize_struct("Histogram", 2)?;
-        stored.serialize_field("first", &first)?;
-        stored.serialize_field("from_first", &self.counts[first..])?;
-        stored.end()
     }
 }
 
@@ -65,33 +53,67 @@ pub fn bucket_middle_ns(index: usize) -> f64 {
 impl Histogram {
     /// From raw bucket counts as the kernel programs keep them.
     pub fn from_counts(counts: impl IntoIterator<Item = u64>) -> Self {
-        let mut counts: Vec<u64> = counts.into_iter().take(BUCKETS).collect();
+        let mut first = 0;
+        let mut counts = counts.into_iter().take(BUCKETS).skip_while(|count| {
+            first += u32::from(*count == 0);
+            *count == 0
+        });
+        let from_first: Vec<u64> = counts.by_ref().collect();
+        Self::from_first(first, from_first)
+    }
+
+    /// From the counts of bucket `first` and those behind it.
+    pub fn from_first(mut first: u32, mut counts: Vec<u64>) -> Self {
         while counts.last() == Some(&0) {
             counts.pop();
         }
-        Self { counts }
+        let empty = counts.iter().take_while(|count| **count == 0).count();
+        counts.drain(..empty);
+        first = if counts.is_empty() { 0 } else { first.saturating_add(empty as u32) };
+        Self { first, from_first: counts }
+    }
+
+    /// The first bucket that is not empty, and the counts from there on to the last one that is not.
+    pub fn parts(&self) -> (u32, &[u64]) {
+        (self.first, &self.from_first)
+    }
+
+    /// Buckets that are not empty, with their counts, in order.
+    pub fn buckets(&self) -> impl Iterator<Item = (usize, u64)> {
+        (self.first as usize..).zip(self.from_first.iter().copied()).filter(|(_, count)| *count > 0)
+    }
+
+    /// Number of the bucket behind the last that is not empty.
+    pub fn end(&self) -> usize {
+        self.first as usize + self.from_first.len()
     }
 
     /// Counts one duration.
     pub fn record(&mut self, ns: u64) {
-        let index = profiler_ebpf::histogram::bucket_of(ns) as usize;
-        if self.counts.len() <= index {
-            self.counts.resize(index + 1, 0);
-        }
-        self.counts[index] += 1;
+        self.merge(&Self { first: profiler_ebpf::histogram::bucket_of(ns), from_first: vec![1] });
     }
 
     /// Number of durations.
     pub fn count(&self) -> u64 {
-        self.counts.iter().fold(0, |sum, n| sum.saturating_add(*n))
+        self.from_first.iter().fold(0, |sum, n| sum.saturating_add(*n))
     }
 
     /// Adds the counts of `other`.
     pub fn merge(&mut self, other: &Self) {
-        if self.counts.len() < other.counts.len() {
-            self.counts.resize(other.counts.len(), 0);
+        if other.from_first.is_empty() {
+            return;
         }
-        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
+        if self.from_first.is_empty() {
+            self.clone_from(other);
+            return;
+        }
+        if let Some(before @ 1..) = self.first.checked_sub(other.first) {
+            self.from_first.splice(..0, std::iter::repeat_n(0, before as usize));
+            self.first = other.first;
+        }
+        let at = (other.first - self.first) as usize;
+        self.from_first.resize(self.from_first.len().max(at + other.from_first.len()), 0);
+        for (mine, theirs) in self.from_first.iter_mut().skip(at).zip(&other.from_first) {
             *mine = mine.saturating_add(*theirs);
         }
     }
@@ -104,7 +126,7 @@ impl Histogram {
         }
         let rank = ((q.clamp(0.0, 1.0) * count as f64).ceil() as u64).max(1);
         let mut seen: u64 = 0;
-        for (index, n) in self.counts.iter().enumerate() {
+        for (index, n) in self.buckets() {
             seen = n.saturating_add(seen);
             if seen >= rank {
                 return Some(bucket_middle_ns(index));
@@ -144,19 +166,43 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn it_counts_and_merges_as_a_whole_row_of_buckets_would(
+            mine in prop::collection::vec((0_usize..BUCKETS, 0_u64..5), 0..9),
+            theirs in prop::collection::vec((0_usize..BUCKETS, 0_u64..5), 0..9),
+        ) {
+            let row = |counts: &[(usize, u64)]| {
+                let mut row = vec![0; BUCKETS];
+                counts.iter().for_each(|(at, count)| row[*at] += count);
+                row
+            };
+            let (mine, theirs) = (row(&mine), row(&theirs));
+            let both: Vec<u64> = mine.iter().zip(&theirs).map(|(a, b)| a + b).collect();
+            let mut histogram = Histogram::from_counts(mine.clone());
+            histogram.merge(&Histogram::from_counts(theirs));
+            prop_assert_eq!(&histogram, &Histogram::from_counts(both.clone()));
+            prop_assert_eq!(histogram.count(), both.iter().sum::<u64>());
+            let found: Vec<(usize, u64)> = both.iter().copied().enumerate().filter(|(_, count)| *count > 0).collect();
+            prop_assert_eq!(histogram.buckets().collect::<Vec<_>>(), found.clone());
+            prop_assert_eq!(histogram.end(), found.last().map_or(0, |(at, _)| at + 1));
+        }
+    }
+
     #[test]
     fn it_is_stored_from_its_first_count_on() -> Result<(), serde_json::Error> {
-        let stored = |counts: &[u64]| serde_json::to_string(&Histogram { counts: counts.to_vec() });
-        assert_eq!(stored(&[0, 0, 0, 5, 0, 7])?, r#"{"first":3,"from_first":[5,0,7]}"#);
-        assert_eq!(stored(&[])?, r#"{"first":0,"from_first":[]}"#);
+        let stored = |counts: &[u64]| serde_json::to_string(&Histogram::from_counts(counts.iter().copied()));
+        assert_eq!(stored(&[0, 0, 0, 5, 0, 7, 0])?, r#"{"first":3,"from_first":[5,0,7]}"#);
+        assert_eq!(stored(&[0; 5])?, r#"{"first":0,"from_first":[]}"#);
         for counts in [vec![], vec![1], vec![0, 0, 3], vec![0; 5]] {
-            let histogram = Histogram { counts };
+            let histogram = Histogram::from_counts(counts);
             assert_eq!(serde_json::from_str::<Histogram>(&serde_json::to_string(&histogram)?)?, histogram);
         }
-        assert_eq!(serde_json::from_str::<Histogram>(r#"{"counts":[0,2]}"#)?.counts, [0, 2]);
-        for wrong in [r#"{"first":160,"from_first":[1]}"#, r#"{"first":1,"from_first":[1],"counts":[2]}"#] {
-            assert!(serde_json::from_str::<Histogram>(wrong).is_err(), "{wrong}");
-        }
+        assert_eq!(serde_json::from_str::<Histogram>(r#"{"counts":[0,2]}"#)?.parts(), (1, &[2][..]));
+        let both = r#"{"first":1,"from_first":[1],"counts":[2]}"#;
+        assert!(serde_json::from_str::<Histogram>(both).is_err(), "{both}");
+        let far = serde_json::from_str::<Histogram>(r#"{"first":4294967295,"from_first":[1]}"#)?;
+        assert!(far.end() > BUCKETS, "that is found when the profile is checked");
         Ok(())
     }
 

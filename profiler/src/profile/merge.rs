@@ -279,7 +279,7 @@ fn merge_container(mine: &mut Container, theirs: Container, weights: (u64, u64))
     mine.waits.sort_by(|a, b| b.ns.cmp(&a.ns).then_with(|| (a.reason, &a.peer).cmp(&(b.reason, &b.peer))));
 
     aggregate(&mut mine.syscalls, theirs.syscalls.into_iter(), |syscall| syscall.name.clone(), merge_syscall);
-    mine.syscalls.sort_by(|a, b| b.total_ns.cmp(&a.total_ns).then_with(|| a.name.cmp(&b.name)));
+    mine.sort_syscalls();
 
     merge_cpu_samples(&mut mine.cpu_samples, theirs.cpu_samples);
     merge_stack_coverage(&mut mine.stacks, theirs.stacks);
@@ -291,7 +291,7 @@ impl Container {
     /// Adds others' syscalls to this container's, by name.
     pub fn add_syscalls(&mut self, syscalls: &[SyscallStats]) {
         aggregate(&mut self.syscalls, syscalls.iter().cloned(), |syscall| syscall.name.clone(), merge_syscall);
-        self.syscalls.sort_by(|a, b| b.total_ns.cmp(&a.total_ns).then_with(|| a.name.cmp(&b.name)));
+        self.sort_syscalls();
     }
 }
 

@@ -5,6 +5,7 @@
 //! Nothing here knows the kernel, so a [`Profile`] made on one machine is read on another.
 
 mod check;
+mod columns;
 mod container;
 mod coverage;
 pub mod errno;
@@ -46,6 +47,7 @@ pub struct Profile {
     /// What measuring cost.
     pub overhead: Overhead,
     /// Every container that had a thread alive in the window. [`ContainerIndex`] points into this.
+    #[serde(with = "columns")]
     pub containers: Vec<Container>,
     /// The processes that samples belong to. [`ProcessIndex`] points into this.
     pub processes: Vec<Process>,

@@ -26,8 +26,8 @@ use super::{Inconsistency, Profile};
 
 /// The format version that this program writes, and the newest that it reads.
 ///
-/// 2: histograms begin at their first count ([`super::Histogram`]).
-pub const VERSION: u32 = 2;
+/// 2: histograms begin at their first count ([`super::Histogram`]). 3: system calls stand in columns (`columns.rs`).
+pub const VERSION: u32 = 3;
 
 /// The largest payload, stored or decompressed, that is read or written: a few hundred thousand distinct stacks. What it
 /// becomes in memory is bounded with it, because items of lists have no fields that may be left out.

@@ -23,7 +23,9 @@ use super::{
 use crate::{
     daemon::{
         flame::flame,
+        history::Entry,
         query::{Query, RANGE, SELECTION},
+        summary::Summary,
         unix_ns,
     },
     output::{
@@ -140,39 +142,49 @@ pub async fn containers(State(context): Shared, uri: Uri, headers: HeaderMap) ->
     let query = arguments(&uri, &[&SELECTION, &RANGE])?;
     let selection = query.selection().map_err(Refusal::Wrong)?;
     let range = query.range().map_err(Refusal::Wrong)?;
-    let (entries, newest) = {
-        let history = context.shared.history();
-        (history.select(range.from_unix_ns, range.to_unix_ns), history.newest().map(|entry| entry.id))
-    };
-    let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
-        return Err(Refusal::Nothing(no_window(&context)));
-    };
-    let mut found: BTreeMap<&str, (&Container, Ledger, u64, bool)> = BTreeMap::new();
-    for entry in &entries {
-        for (who, ledger) in entry.summary.containers.iter().filter(|(who, _)| selection.matches(who)) {
-            let known = found.entry(&who.name).or_insert((who, Ledger::default(), 0, false));
-            known.0 = who;
-            known.1.merge(ledger);
-            known.2 = known.2.max(entry.end_unix_ns());
-            known.3 |= Some(entry.id) == newest;
+    let gzip = takes_gzip(&headers);
+    heavily(&context, move |context| {
+        let (entries, newest) = {
+            let history = context.shared.history();
+            (history.select(range.from_unix_ns, range.to_unix_ns), history.newest().map(|entry| entry.id))
+        };
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Err(Refusal::Nothing(no_window(context)));
+        };
+        let mut found: BTreeMap<String, (Container, u64, bool)> = BTreeMap::new();
+        for entry in &entries {
+            let mine = summary(entry)?.containers.into_iter().filter(|container| selection.matches(container));
+            for mut container in mine {
+                let (mut seen, mut running) = (entry.end_unix_ns(), Some(entry.id) == newest);
+                if let Some((before, before_seen, before_running)) = found.remove(&container.name) {
+                    container.ledger.merge(&before.ledger);
+                    (seen, running) = (seen.max(before_seen), running || before_running);
+                }
+                found.insert(container.name.clone(), (container, seen, running));
+            }
         }
-    }
-    let mut found: Vec<_> = found.into_values().collect();
-    found.sort_by_key(|(_, ledger, _, _)| std::cmp::Reverse(ledger.cpu_ns()));
-    let containers: Vec<_> = found
-        .into_iter()
-        .map(|(who, ledger, seen, running)| {
-            json!({
-                "id": who.id, "name": who.name, "image": who.image, "runtime": who.runtime, "pod": who.pod,
-                "namespace": who.namespace, "container": who.container, "labels": who.labels, "cgroup": who.cgroup,
-                "cpu_limit": who.cpu_limit_cores, "last_seen": rfc3339(seen), "running": running,
-                "ledger": report_json::ledger(&ledger),
+        let mut found: Vec<_> = found.into_values().collect();
+        found.sort_by_key(|(who, ..)| std::cmp::Reverse(who.ledger.cpu_ns()));
+        let containers: Vec<_> = found
+            .into_iter()
+            .map(|(who, seen, running)| {
+                json!({
+                    "id": who.id, "name": who.name, "image": who.image, "runtime": who.runtime, "pod": who.pod,
+                    "namespace": who.namespace, "container": who.container, "labels": who.labels, "cgroup": who.cgroup,
+                    "cpu_limit": who.cpu_limit_cores, "last_seen": rfc3339(seen), "running": running,
+                    "ledger": report_json::ledger(&who.ledger),
+                })
             })
-        })
-        .collect();
-    let span_ns = last.end_unix_ns().saturating_sub(first.window.start_unix_ns);
-    let window = json!({ "start": rfc3339(first.window.start_unix_ns), "duration_s": span_ns as f64 / 1e9 });
-    answer(&json!({ "window": window, "containers": containers }), takes_gzip(&headers))
+            .collect();
+        let span_ns = last.end_unix_ns().saturating_sub(first.window.start_unix_ns);
+        let window = json!({ "start": rfc3339(first.window.start_unix_ns), "duration_s": span_ns as f64 / 1e9 });
+        answer(&json!({ "window": window, "containers": containers }), gzip)
+    })
+    .await
+}
+
+fn summary(entry: &Entry) -> Result<Summary, Refusal> {
+    entry.summary().map_err(|error| Refusal::Failed(format!("the summary of a window cannot be read: {error}")))
 }
 
 /// `/api/v1/timeline`
@@ -180,36 +192,42 @@ pub async fn timeline(State(context): Shared, uri: Uri, headers: HeaderMap) -> A
     let query = arguments(&uri, &[&SELECTION, &RANGE])?;
     let selection = query.selection().map_err(Refusal::Wrong)?;
     let range = query.range().map_err(Refusal::Wrong)?;
-    let entries = context.shared.history().select(range.from_unix_ns, range.to_unix_ns);
-    if entries.is_empty() {
-        return Err(Refusal::Nothing(no_window(&context)));
-    }
-    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
-    for (who, _) in entries.iter().flat_map(|entry| &entry.summary.containers) {
-        if selection.matches(who) {
-            places.entry(&who.name).or_default();
+    let gzip = takes_gzip(&headers);
+    heavily(&context, move |context| {
+        let entries = context.shared.history().select(range.from_unix_ns, range.to_unix_ns);
+        if entries.is_empty() {
+            return Err(Refusal::Nothing(no_window(context)));
         }
-    }
-    for (place, (_, at)) in places.iter_mut().enumerate() {
-        *at = place;
-    }
-    let windows: Vec<_> = entries
-        .iter()
-        .map(|entry| {
-            let mut ledgers: Vec<Option<[f64; 10]>> = vec![None; places.len()];
-            for (who, ledger) in &entry.summary.containers {
-                if let Some(place) = places.get(who.name.as_str()) {
-                    ledgers[*place] = Some(parts(ledger));
-                }
+        let summaries = entries.iter().map(summary).collect::<Result<Vec<_>, _>>()?;
+        let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+        for who in summaries.iter().flat_map(|summary| &summary.containers) {
+            if selection.matches(who) {
+                places.entry(&who.name).or_default();
             }
-            json!({
-                "start": rfc3339(entry.window.start_unix_ns), "duration_s": entry.window.duration_ns as f64 / 1e9,
-                "steal_s": entry.summary.steal_ns as f64 / 1e9, "ledgers": ledgers,
+        }
+        for (place, (_, at)) in places.iter_mut().enumerate() {
+            *at = place;
+        }
+        let windows: Vec<_> = entries
+            .iter()
+            .zip(&summaries)
+            .map(|(entry, summary)| {
+                let mut ledgers: Vec<Option<[f64; 10]>> = vec![None; places.len()];
+                for who in &summary.containers {
+                    if let Some(place) = places.get(who.name.as_str()) {
+                        ledgers[*place] = Some(parts(&who.ledger));
+                    }
+                }
+                json!({
+                    "start": rfc3339(entry.window.start_unix_ns), "duration_s": entry.window.duration_ns as f64 / 1e9,
+                    "steal_s": summary.steal_ns as f64 / 1e9, "ledgers": ledgers,
+                })
             })
-        })
-        .collect();
-    let containers: Vec<&str> = places.keys().copied().collect();
-    answer(&json!({ "parts": PARTS, "containers": containers, "windows": windows }), takes_gzip(&headers))
+            .collect();
+        let containers: Vec<&str> = places.keys().copied().collect();
+        answer(&json!({ "parts": PARTS, "containers": containers, "windows": windows }), gzip)
+    })
+    .await
 }
 
 const PARTS: [&str; 10] = [

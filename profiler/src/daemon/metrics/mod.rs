@@ -10,6 +10,8 @@ pub mod protobuf;
 pub mod series;
 pub mod text;
 
+use crate::profile::Histogram;
+
 /// What a scraper can be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -48,8 +50,8 @@ pub struct Family {
 pub enum Value<'v> {
     /// Of a counter or gauge.
     Number(f64),
-    /// Counts by bucket ([`crate::profile::Histogram::counts`]), and the sum in seconds.
-    Histogram(&'v [u64], f64),
+    /// Counts by bucket, and the sum in seconds.
+    Histogram(&'v Histogram, f64),
 }
 
 /// Labels of one sample, in order.

@@ -7,6 +7,7 @@
 use prost::Message;
 
 use super::{Exposition, Family, Kind, Labels, Value};
+use crate::profile::Histogram;
 
 /// Bucket 0 of this project ends at 2^(1/4 - 30) seconds, which is Prometheus' bucket -119.
 const FIRST_BUCKET: i32 = 4 * profiler_ebpf::histogram::FIRST_OCTAVE + 1;
@@ -69,15 +70,15 @@ impl Exposition for Protobuf {
         match value {
             Value::Number(value) if family.kind == proto::COUNTER => metric.counter = Some(proto::Number { value }),
             Value::Number(value) => metric.gauge = Some(proto::Number { value }),
-            Value::Histogram(counts, sum) => metric.histogram = Some(native(counts, sum)),
+            Value::Histogram(histogram, sum) => metric.histogram = Some(native(histogram, sum)),
         }
         family.metric.push(metric);
     }
 }
 
-fn native(counts: &[u64], sum: f64) -> proto::Histogram {
+fn native(counted: &Histogram, sum: f64) -> proto::Histogram {
     let mut histogram = proto::Histogram {
-        sample_count: counts.iter().sum(),
+        sample_count: counted.count(),
         sample_sum: sum,
         schema: 2,
         zero_threshold: ZERO_THRESHOLD,
@@ -86,7 +87,7 @@ fn native(counts: &[u64], sum: f64) -> proto::Histogram {
     let mut previous = 0;
     // The bucket behind the last span.
     let mut next = 0;
-    for (index, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+    for (index, count) in counted.buckets() {
         match histogram.positive_span.last_mut() {
             Some(span) if index - next <= LONGEST_GAP => {
                 for _ in next..index {
@@ -102,7 +103,7 @@ fn native(counts: &[u64], sum: f64) -> proto::Histogram {
                 histogram.positive_span.push(proto::BucketSpan { offset, length: 1 });
             }
         }
-        let count = i64::try_from(*count).unwrap_or(i64::MAX);
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
         histogram.positive_delta.push(count - previous);
         previous = count;
         next = index + 1;
@@ -214,7 +215,7 @@ mod tests {
         for (index, count) in [(40, 7), (41, 2), (44, 9), (60, 1), (139, 3)] {
             counts[index] = count;
         }
-        let histogram = native(&counts, 1.5);
+        let histogram = native(&Histogram::from_counts(counts.iter().copied()), 1.5);
         assert_eq!((histogram.sample_count, histogram.schema), (22, 2));
         for (bucket, count) in read(&histogram).into_iter().filter(|(_, count)| *count > 0) {
             let upper_s = (f64::from(bucket) / 4.0).exp2();
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn an_empty_histogram_is_native_all_the_same() {
-        let histogram = native(&[], 0.0);
+        let histogram = native(&Histogram::default(), 0.0);
         assert!(histogram.zero_threshold > 0.0 && histogram.positive_span.is_empty());
     }
 

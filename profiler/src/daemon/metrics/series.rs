@@ -236,7 +236,7 @@ impl AllSeries {
         into.family(SYSCALL_DURATION);
         for (owner, name, calls, _) in syscalls().filter(|(_, _, _, shown)| *shown) {
             let labels = owner.with(("syscall", name), ("", ""));
-            into.sample(&labels, Value::Histogram(&calls.latency.counts, seconds(calls.total_ns)));
+            into.sample(&labels, Value::Histogram(&calls.latency, seconds(calls.total_ns)));
         }
         into.family(SYSCALL_ERRORS);
         for (owner, name, calls, _) in syscalls() {
@@ -351,7 +351,7 @@ const BASIC: [(Family, Tell); 6] = [
         },
         |owner, totals, into| {
             let sum = seconds(totals.ledger.runnable_ns());
-            into.sample(&owner.with(("", ""), ("", "")), Value::Histogram(&totals.run_queue.counts, sum));
+            into.sample(&owner.with(("", ""), ("", "")), Value::Histogram(&totals.run_queue, sum));
         },
     ),
     (

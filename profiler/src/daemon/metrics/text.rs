@@ -76,18 +76,18 @@ impl Exposition for Text {
     fn sample(&mut self, labels: Labels<'_>, value: Value<'_>) {
         match value {
             Value::Number(number) => self.line("", labels, None, number),
-            Value::Histogram(counts, sum) => {
-                let mut seen = 0;
+            Value::Histogram(histogram, sum) => {
+                let mut buckets = histogram.buckets().peekable();
                 let mut cumulated: u64 = 0;
                 for octave in OCTAVES.step_by(2) {
-                    let upto =
-                        ((octave - profiler_ebpf::histogram::FIRST_OCTAVE).max(0) as usize * 4).min(counts.len());
-                    cumulated += counts.get(seen..upto).map_or(0, |counts| counts.iter().sum());
-                    seen = seen.max(upto);
+                    let upto = (octave - profiler_ebpf::histogram::FIRST_OCTAVE).max(0) as usize * 4;
+                    while let Some((_, count)) = buckets.next_if(|(index, _)| *index < upto) {
+                        cumulated += count;
+                    }
                     let bound = f64::from(octave).exp2().to_string();
                     self.line("_bucket", labels, Some(("le", &bound)), cumulated as f64);
                 }
-                let count = counts.iter().sum::<u64>() as f64;
+                let count = histogram.count() as f64;
                 self.line("_bucket", labels, Some(("le", "+Inf")), count);
                 self.line("_sum", labels, None, sum);
                 self.line("_count", labels, None, count);
@@ -122,7 +122,7 @@ mod tests {
         for ns in [500, 1_000_000, 1_000_000, 90_000_000_000] {
             histogram.record(ns);
         }
-        text.sample(&[("container", "x")], Value::Histogram(&histogram.counts, 90.002));
+        text.sample(&[("container", "x")], Value::Histogram(&histogram, 90.002));
         text.finish()
     }
 

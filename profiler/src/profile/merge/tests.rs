@@ -150,7 +150,7 @@ fn profile_of(samples: &[Sample]) -> Profile {
         let ledger = &mut profile.containers[container].ledger;
         ledger.thread_ns += sample.count;
         ledger.cpu_user_ns += sample.count;
-        profile.containers[container].run_queue.latency.merge(&Histogram { counts: vec![sample.count; 3] });
+        profile.containers[container].run_queue.latency.merge(&Histogram::from_counts([sample.count; 3]));
         let command = profile.stacks.text(&format!("p{}", sample.process));
         let process = Process { pid: sample.process, command };
         let position = profile.processes.iter().position(|known| *known == process);

@@ -26,7 +26,7 @@ impl Exposition for Remembered {
             .collect();
         let value = match value {
             Value::Number(number) => number,
-            Value::Histogram(counts, _) => counts.iter().sum::<u64>() as f64,
+            Value::Histogram(histogram, _) => histogram.count() as f64,
         };
         let known = self.samples.insert(format!("{} {}", self.family, labels.join(",")), value);
         assert!(known.is_none(), "no series is told twice: {} {}", self.family, labels.join(","));
