@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::object;
+use crate::setup;
 use crate::step::{Step, say};
 use crate::workspace;
 
@@ -54,6 +55,7 @@ impl Build {
 
 /// Builds `profiler` and the example workloads.
 pub fn programs(optimized: bool) -> Result<()> {
+    setup::for_building()?;
     let step = Step::cargo("build profiler and the examples").args(["build", "--package", "profiler"]);
     let step = step.args(["--package", "examples", "--bins"]);
     if optimized { step.arg("--release").run() } else { step.run() }
@@ -62,6 +64,7 @@ pub fn programs(optimized: bool) -> Result<()> {
 /// Builds `profiler` without shared libraries and leaves it in target/static. What it is linked from is what the dynamic program is
 /// linked from: only the last crate is compiled with the flag.
 pub fn statically_linked() -> Result<PathBuf> {
+    setup::for_building()?;
     Step::cargo("link profiler statically")
         .args(["rustc", "--release", "--package", "profiler", "--bin", "profiler"])
         .args(["--", "-C", "target-feature=+crt-static"])

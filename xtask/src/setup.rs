@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: installs what is missing. Nothing is needed to build and use `profiler`; the kernel programs'
+//! `cargo xtask setup`: installs what is missing. Hardly anything is needed to build and use `profiler`; the kernel programs'
 //! compiler, the container runtimes, the emulator and the tools of the benchmark are for those who work on it.
 
 use std::env;
@@ -16,6 +16,8 @@ pub struct Group {
     packages: &'static [&'static str],
 }
 
+/// What libraries written in C are built with, besides the compiler that Rust links with.
+pub const BUILD: Group = Group { name: "build", packages: &["make"] };
 /// Compiler and linker for the kernel programs.
 pub const EBPF: Group = Group {
     name: "eBPF compiler",
@@ -128,6 +130,7 @@ impl Setup {
             (self.examples, EXAMPLES),
             (self.stacks, STACKS),
         ];
+        for_building()?;
         for (asked, group) in wanted {
             if all || asked {
                 install(&group)?;
@@ -151,6 +154,11 @@ fn stop_service(name: &str) {
     if !Step::new("stop the packaged service", "systemctl").args(["disable", "--now", name]).succeeds() {
         say(format!("{name}: no service manager to ask; nothing was started"));
     }
+}
+
+/// Installs what building needs, if it is not there from wherever.
+pub fn for_building() -> Result<()> {
+    if workspace::find_program("make").is_some() { Ok(()) } else { install(&BUILD) }
 }
 
 /// Installs the compiler for the kernel programs.

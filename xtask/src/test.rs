@@ -69,6 +69,7 @@ fn build_everything() -> Result<()> {
 /// Installs what the tests need. Where it cannot be installed, tests that need it are left out and say so, unless the
 /// kernel is required.
 fn prepare() -> Result<()> {
+    setup::for_building()?;
     setup::install_rust_components()?;
     let groups = [setup::CONTAINERS, setup::VM, setup::DAEMON, setup::STACKS, setup::EXAMPLES, setup::TESTS];
     let mut outcomes: Vec<Result<()>> = groups.iter().map(setup::install).collect();

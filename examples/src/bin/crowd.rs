@@ -77,7 +77,7 @@ struct Container {
 }
 
 impl Container {
-    fn start(root: &Path, number: u32, every: Duration) -> Result<Self> {
+    fn start(root: &Path, number: u32, rounds: Rounds) -> Result<Self> {
         let cgroup = root.join(format!("{number:08x}{}", "c0".repeat(28)));
         fs::create_dir_all(&cgroup).with_context(|| format!("cannot create {}", cgroup.display()))?;
         let members = cgroup.join("cgroup.procs");
@@ -91,7 +91,7 @@ impl Container {
                 if fs::write(&members, "0").is_err() {
                     std::process::exit(1);
                 }
-                live(every)
+                live(rounds)
             }
             pid => Ok(Self { cgroup, pid, since: Instant::now() }),
         }
@@ -111,14 +111,26 @@ impl Drop for Container {
     }
 }
 
-/// The life of a container's process.
-fn live(every: Duration) -> ! {
+/// When a container makes its calls.
+#[derive(Clone, Copy)]
+struct Rounds {
+    /// The first.
+    first: Instant,
+    /// Between two.
+    every: Duration,
+}
+
+/// The life of a container's process. Its rounds come at moments of its own, however long they take: were each to follow the one before,
+/// containers that got into each other's way once would soon all run at once.
+fn live(Rounds { first, every }: Rounds) -> ! {
+    let mut next = first;
     loop {
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        next += every;
         for (number, [first, second, third]) in CALLS {
             // SAFETY: none of them is given memory: pointers are null and descriptors are -1.
             unsafe { syscall(number, first, second, third) };
         }
-        std::thread::sleep(every);
     }
 }
 
@@ -134,7 +146,11 @@ fn main() -> Result<()> {
     let options = Options::parse();
     let root = options.cgroup2.join("docker");
     let every = Duration::from_millis(options.every_ms.max(1));
-    let crowd = (0..options.count).map(|number| Container::start(&root, number, every)).collect::<Result<Vec<_>>>()?;
+    let began = Instant::now();
+    // Spread evenly, as those of a node are that have nothing to do with one another.
+    let rounds = |number: u32| Rounds { first: began + every * number / options.count.max(1), every };
+    let crowd =
+        (0..options.count).map(|number| Container::start(&root, number, rounds(number))).collect::<Result<Vec<_>>>()?;
     println!("{{\"containers\": {}}}", crowd.len());
     let pause = match options.churn {
         0 => Duration::from_secs(1),
@@ -143,7 +159,7 @@ fn main() -> Result<()> {
     let (mut guests, mut number) = (VecDeque::new(), options.count);
     while !has_ended(pause) {
         if options.churn > 0 {
-            guests.push_back(Container::start(&root, number, every)?);
+            guests.push_back(Container::start(&root, number, Rounds { first: Instant::now(), every })?);
             number += 1;
         }
         while guests.front().is_some_and(|guest: &Container| guest.since.elapsed() > LIFE) {

@@ -23,6 +23,9 @@ use crate::task::TaskStorage;
 /// `BPF_F_MMAPABLE`: userspace reads and zeroes these in place.
 const MMAPABLE: usize = 1 << 10;
 
+/// `BPF_F_NO_PREALLOC`: room is taken by those that are there.
+const NO_PREALLOC: usize = 1;
+
 #[btf_map]
 pub static LEDGER: Array<LedgerRow, 1, MMAPABLE> = Array::new();
 #[btf_map]
@@ -45,8 +48,9 @@ pub static SYSCALL_INDEX: Array<u32, 1, MMAPABLE> = Array::new();
 pub static SYSCALLS: Array<SyscallRow, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static SYSCALL_FREE: Stack<u32, 1> = Stack::new();
+/// Pairs of containers: many on a node that is short of CPUs, hardly any elsewhere.
 #[btf_map]
-pub static WAITED_BEHIND: HashMap<u64, u64, 4096> = HashMap::new();
+pub static WAITED_BEHIND: HashMap<u64, u64, 4096, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static ON_CPU_RINGS: Array<Ring, 1, MMAPABLE> = Array::new();
 #[btf_map]
@@ -64,9 +68,6 @@ pub static TASKS: TaskStorage = TaskStorage::new();
 /// One value a segment.
 #[repr(C, align(8))]
 pub struct Segment([u8; SEGMENT_BYTES]);
-
-/// `BPF_F_NO_PREALLOC`: room is taken by those that are there.
-const NO_PREALLOC: usize = 1;
 
 #[btf_map]
 pub static UNWIND_SEGMENTS: ArrayOfMaps<Array<Segment, 1, MMAPABLE>, { SEGMENTS as usize }> = ArrayOfMaps::new();

@@ -169,8 +169,8 @@ fn weighted(overlap_ns: u64, wait_ns: u64) -> u64 {
 fn charge_pair(waiter: u32, runner: u32, ns: u64) {
     let key = (u64::from(waiter) << 32) | u64::from(runner);
     if let Some(sum) = WAITED_BEHIND.get_ptr_mut(key) {
-        // SAFETY: the element may be recycled by userspace's deletion at the window's end, never freed; the addition is
-        // atomic.
+        // SAFETY: userspace may delete the element, and another pair may then take its place, but its memory is not given back while a
+        // program runs that found it; the addition is atomic.
         unsafe { atomic::add(sum, ns) };
     } else if WAITED_BEHIND.insert(key, ns, u64::from(BPF_ANY)).is_err() {
         count(Counter::WaitedBehindFull);

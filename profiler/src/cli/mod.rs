@@ -102,7 +102,9 @@ impl From<Status> for ExitCode {
 
 /// Runs the program with the process's arguments; the exit status is the one that `INTERFACE` promises.
 pub fn run() -> ExitCode {
-    memory::be_modest();
+    if !memory::is_modest() {
+        tracing::debug!("the allocator keeps its own settings");
+    }
     run_with(std::env::args_os()).into()
 }
 

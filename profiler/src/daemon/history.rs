@@ -347,6 +347,19 @@ mod tests {
     }
 
     #[test]
+    fn beyond_a_part_of_its_bytes_detail_is_given_up_and_no_window() {
+        let one = entry(0, Instant::now()).bytes();
+        let history = fed(settings(3600, one * 40 * MODEST_PART), 200);
+        let lengths: Vec<u64> = history.entries().map(|entry| entry.window.duration_ns / SECOND).collect();
+        assert_eq!((lengths.iter().sum::<u64>(), history.dropped), (2000, 0), "nothing is missing: {lengths:?}");
+        let whole = lengths.iter().rev().take_while(|length| **length == 10).count();
+        assert!((18..30).contains(&whole), "three minutes stay as they were: {lengths:?}");
+        assert!(lengths.contains(&60) && lengths.first() == Some(&600), "the oldest are the coarsest: {lengths:?}");
+        assert!(lengths.is_sorted_by(|a, b| a >= b), "{lengths:?}");
+        assert!(history.bytes() <= one * 44, "{} of {}", history.bytes(), one * 40);
+    }
+
+    #[test]
     fn a_range_takes_the_windows_that_it_touches() {
         let history = fed(settings(3600, 1 << 30), 6);
         let at = |second: u64| (1_800_000_000 + second) * SECOND;

@@ -61,6 +61,14 @@ impl Indices {
 }
 
 impl Kernel {
+    /// Indices that something may be accounted to: those of the kernel's own, and those that a cgroup has. An index has its cgroup
+    /// before anything is accounted to it. Most of all that there are stand for nobody, and looking through their rows would take
+    /// megabytes through the caches with each window.
+    pub(super) fn indices_in_use(&self) -> Vec<u32> {
+        let taken = |index: &u32| self.container_cgroups.read(*index as usize).unwrap_or(0) != 0;
+        (0..CONTAINER_FIRST).chain((CONTAINER_FIRST..self.containers()).filter(taken)).collect()
+    }
+
     /// The (index, cgroup) pairs that came up since the last call.
     pub fn new_containers(&mut self) -> Vec<(u32, u64)> {
         let mut new = Vec::new();
@@ -74,6 +82,13 @@ impl Kernel {
         }
         self.indices.supply();
         new
+    }
+
+    /// A cgroup is gone: what it called of the kernel is accounted when the window ends, and makes room at once.
+    pub fn retire_container(&mut self, cgroup: u64) {
+        if let Ok(index) = self.indices.given.get(&cgroup, 0) {
+            self.syscall_rows.retire(index);
+        }
     }
 
     /// Takes back the index of a cgroup that is gone and whose last accounts have been read. Nothing happens if it has none.

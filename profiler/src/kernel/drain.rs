@@ -200,8 +200,9 @@ impl Kernel {
             costs: self.costs.end_window(&self.ebpf),
             ..RawWindow::default()
         };
-        self.take_ledgers(generation, &mut window);
-        window.syscalls = self.syscall_rows.take(generation);
+        let in_use = self.indices_in_use();
+        self.take_ledgers(generation, &in_use, &mut window);
+        window.syscalls = self.syscall_rows.take(generation, &in_use);
         self.take_waited_behind(&mut window);
         self.take_counters(&mut window);
         Ok(window)
@@ -221,17 +222,17 @@ impl Kernel {
     /// CPU nanoseconds of the window that runs, by container, up to each thread's last switch or tick.
     pub fn cpu_ns(&self) -> FxHashMap<u32, u64> {
         let (generation, _) = Control::split(self.window_word());
-        let (cpus, containers) = (self.sizes.cpus as usize, self.sizes.containers as usize);
+        let in_use = self.indices_in_use();
         let mut sums: FxHashMap<u32, u64> = FxHashMap::default();
-        for cpu in 0..=cpus {
-            for container in 0..(self.containers() as usize).min(containers) {
-                let index = ((generation as usize & 1) * (cpus + 1) + cpu) * containers + container;
+        for cpu in 0..=self.sizes.cpus {
+            for container in &in_use {
+                let index = self.ledger_row(generation, cpu, *container);
                 // SAFETY: inside the mapping and aligned; any bits are a value. The row is a hundred times as long.
                 let ns = self.ledger.at(index).map_or(0, |row| unsafe {
                     (&raw const (*row).parts_ns[profiler_ebpf::Part::Cpu as usize]).read_volatile()
                 });
                 if ns > 0 {
-                    let sum = sums.entry(container as u32).or_default();
+                    let sum = sums.entry(*container).or_default();
                     *sum = sum.wrapping_add(ns);
                 }
             }
@@ -239,16 +240,21 @@ impl Kernel {
         sums
     }
 
-    fn take_ledgers(&mut self, generation: u32, window: &mut RawWindow) {
-        let (cpus, containers) = (self.sizes.cpus as usize, self.sizes.containers as usize);
-        for cpu in 0..=cpus {
-            for container in 0..containers {
-                let index = ((generation as usize & 1) * (cpus + 1) + cpu) * containers + container;
+    /// Where the row of a container on a CPU lies.
+    fn ledger_row(&self, generation: u32, cpu: u32, container: u32) -> usize {
+        let rows = (generation & 1) as usize * (self.sizes.cpus as usize + 1) + cpu as usize;
+        rows * self.sizes.containers as usize + container as usize
+    }
+
+    fn take_ledgers(&mut self, generation: u32, in_use: &[u32], window: &mut RawWindow) {
+        for cpu in 0..=self.sizes.cpus {
+            for container in in_use {
+                let index = self.ledger_row(generation, cpu, *container);
                 let Some(row) = self.ledger.read(index) else { continue };
                 if row.parts_ns.iter().all(|ns| *ns == 0) && row.voluntary + row.involuntary == 0 {
                     continue;
                 }
-                window.ledgers.entry(container as u32).or_default().add(&row);
+                window.ledgers.entry(*container).or_default().add(&row);
                 self.ledger.zero(index);
             }
         }

@@ -60,6 +60,9 @@ const MOST_WALKS: u32 = 20;
 /// Memory of a thread's slot, with what the kernel keeps beside it, in bytes.
 const SLOT_BYTES: u64 = 384;
 
+/// Memory of a pair of which one waits behind the other, with what the kernel keeps beside it, in bytes.
+const PAIR_BYTES: u64 = 64;
+
 impl Sizes {
     fn of(options: &KernelOptions) -> Result<Self, KernelError> {
         let cpus = cpus::possible().map_err(|source| KernelError::Machine { what: "the possible CPUs", source })?;
@@ -251,9 +254,11 @@ impl Kernel {
         self.sizes.containers
     }
 
-    /// Memory of all maps in bytes, as the kernel accounts it, and of the slots of `threads` threads.
+    /// Memory of all maps in bytes, as the kernel accounts it, and of what has come into them since they were made: pairs of
+    /// containers, and the slots of `threads` threads.
     pub fn map_bytes(&self, threads: u64) -> u64 {
-        self.map_bytes + threads * SLOT_BYTES
+        let (pairs, _) = self.waited_behind_use();
+        self.map_bytes + pairs * PAIR_BYTES + threads * SLOT_BYTES
     }
 }
 

@@ -1,9 +1,10 @@
 //! Rows of system calls, one for each that a container has made. In: the maps. Out: accounts, and room for other containers.
 //!
 //! The programs take a row from the stack of free ones when a container makes a call for the first time, and never give one back:
-//! on a node where containers come and go, all would be taken in minutes. So rows of containers that are gone are given back
-//! here. A program that looked up where a row lies a moment ago may still write there, so a row rests until the next window
-//! has ended, when all such programs have, and is emptied and free only then.
+//! on a node where containers come and go, all would be taken in minutes, and on one where they stay, by calls that are made once at their
+//! start. So rows of containers that are gone, and rows of calls that nobody makes any more, are given back here. A program that
+//! looked up where a row lies a moment ago may still write there, so it is emptied and free only when the next window has ended,
+//! and all such programs have.
 
 use std::mem::offset_of;
 
@@ -14,6 +15,9 @@ use profiler_ebpf::{
 };
 
 use super::{drain::SyscallAccount, mapped::MappedArray};
+
+/// Windows without a call after which a row serves another.
+const IDLE_WINDOWS: u8 = 6;
 
 /// Where the programs take free rows from.
 pub trait FreeRows {
@@ -34,8 +38,11 @@ pub struct Rows<F = Stack<MapData, u32>> {
     /// Those of the first generation, then those of the second.
     contents: MappedArray<SyscallRow>,
     free: F,
-    /// Rows of containers that are gone, until no program can be writing to them.
-    resting: Vec<u32>,
+    /// Rows that nobody finds any more, until no program can be writing to them, and whose what is written to them still is: a
+    /// position among `places`, or nobody.
+    leaving: Vec<(u32, Option<u32>)>,
+    /// Windows in which nothing was written, by row.
+    idle: Vec<u8>,
     /// Rows that containers had when a window last ended.
     in_use: usize,
 }
@@ -43,7 +50,8 @@ pub struct Rows<F = Stack<MapData, u32>> {
 impl<F: FreeRows> Rows<F> {
     /// All rows, none of which is taken: the numbers of all lie in `free`.
     pub fn new(places: MappedArray<u32>, contents: MappedArray<SyscallRow>, free: F) -> Self {
-        Self { places, contents, free, resting: Vec::new(), in_use: 0 }
+        let idle = vec![0; contents.len() / 2];
+        Self { places, contents, free, leaving: Vec::new(), idle, in_use: 0 }
     }
 
     /// Rows of a generation.
@@ -56,30 +64,59 @@ impl<F: FreeRows> Rows<F> {
         (self.in_use as u64, self.capacity() as u64)
     }
 
-    /// Takes the accounts of a generation that no program writes to any more, and makes room.
-    pub fn take(&mut self, generation: u32) -> Vec<SyscallAccount> {
+    /// Takes the accounts that these containers have in a generation that no program writes to any more, and makes room.
+    pub fn take(&mut self, generation: u32, containers: &[u32]) -> Vec<SyscallAccount> {
         let mut accounts = Vec::new();
+        self.free_leaving(&mut accounts);
         self.in_use = 0;
-        for at in 0..self.places.len() {
-            let place = self.places.read(at).unwrap_or(0) as usize;
-            if (1..=self.capacity()).contains(&place) {
-                self.in_use += 1;
-                accounts.extend(self.account(generation, place as u32 - 1, at as u32));
+        for container in containers {
+            for at in Self::places_of(*container) {
+                let Some(row) = self.row_at(at) else { continue };
+                let account = self.account(generation, row, at as u32);
+                let Some(idle) = self.idle.get_mut(row as usize) else { continue };
+                *idle = if account.is_some() { 0 } else { *idle + 1 };
+                if *idle < IDLE_WINDOWS {
+                    self.in_use += 1;
+                } else {
+                    self.leave(at, row, Some(at as u32));
+                }
+                accounts.extend(account);
             }
         }
-        self.free_rested();
         accounts
     }
 
-    /// Rows that have rested are free. What cannot be given back rests on.
-    fn free_rested(&mut self) {
-        for row in std::mem::take(&mut self.resting) {
+    fn places_of(container: u32) -> std::ops::Range<usize> {
+        let first = container as usize * SYSCALLS;
+        first..first + SYSCALLS
+    }
+
+    fn row_at(&self, at: usize) -> Option<u32> {
+        let place = self.places.read(at).unwrap_or(0);
+        (1..=self.capacity()).contains(&(place as usize)).then(|| place - 1)
+    }
+
+    /// Programs that look for the row from now on find none, and take another if they have to.
+    fn leave(&mut self, at: usize, row: u32, whose: Option<u32>) {
+        self.places.write(at, 0);
+        self.leaving.push((row, whose));
+    }
+
+    /// Rows that have left are empty and free. What cannot be given back stays among them.
+    fn free_leaving(&mut self, accounts: &mut Vec<SyscallAccount>) {
+        for (row, whose) in std::mem::take(&mut self.leaving) {
             for generation in [0, 1] {
-                self.contents.zero(generation * self.capacity() + row as usize);
+                match whose {
+                    Some(at) => accounts.extend(self.account(generation, row, at)),
+                    None => self.contents.zero(generation as usize * self.capacity() + row as usize),
+                }
+            }
+            if let Some(idle) = self.idle.get_mut(row as usize) {
+                *idle = 0;
             }
             if let Err(error) = self.free.give(row) {
                 tracing::warn!("a row of system calls cannot be given back: {error}");
-                self.resting.push(row);
+                self.leaving.push((row, None));
             }
         }
     }
@@ -105,15 +142,24 @@ impl<F: FreeRows> Rows<F> {
         (!account.latency.is_empty()).then_some(account)
     }
 
-    /// Takes back the rows of a container that is gone and whose accounts of both generations have been taken.
-    pub fn release(&mut self, container: u32) {
-        let first = container as usize * SYSCALLS;
-        for at in first..first + SYSCALLS {
-            let place = self.places.read(at).unwrap_or(0);
-            if (1..=self.capacity()).contains(&(place as usize)) {
-                self.places.write(at, 0);
-                self.resting.push(place - 1);
+    /// Takes back the rows of a container that makes no more calls. What it made is accounted when the window ends.
+    pub fn retire(&mut self, container: u32) {
+        for at in Self::places_of(container) {
+            if let Some(row) = self.row_at(at) {
+                self.leave(at, row, Some(at as u32));
             }
+        }
+    }
+
+    /// Takes back the rows of a container whose index will be another's: accounts of both generations have been taken.
+    pub fn release(&mut self, container: u32) {
+        for at in Self::places_of(container) {
+            if let Some(row) = self.row_at(at) {
+                self.leave(at, row, None);
+            }
+        }
+        for (_, whose) in &mut self.leaving {
+            *whose = whose.filter(|at| *at as usize / SYSCALLS != container as usize);
         }
     }
 }
@@ -205,7 +251,8 @@ mod tests {
         fn end_window(&mut self) -> BTreeMap<(u32, u32), u64> {
             let ended = self.generation;
             self.generation ^= 1;
-            let accounts = self.rows.take(ended);
+            let containers: Vec<u32> = (0..(self.rows.places.len() / SYSCALLS) as u32).collect();
+            let accounts = self.rows.take(ended, &containers);
             let mut sums = BTreeMap::new();
             for account in accounts {
                 *sums.entry((account.container, account.number)).or_default() += account.latency.iter().sum::<u64>();
@@ -254,10 +301,45 @@ mod tests {
         Ok(())
     }
 
+    #[test]
+    fn rows_of_a_container_that_has_ended_serve_others_from_the_next_window_on()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let mut bench = Bench::new(4, 2)?;
+        let late = bench.look_up(0, 5).ok_or("no row")?;
+        bench.write(late);
+        bench.rows.retire(0);
+        // A program that had looked it up just before.
+        bench.write(late);
+        assert_ne!(bench.look_up(1, 5), Some(late));
+        assert_eq!(bench.end_window(), [((0, 5), 2)].into());
+        assert_eq!(bench.look_up(2, 5), Some(late));
+        assert_eq!(bench.end_window(), BTreeMap::new());
+        Ok(())
+    }
+
+    #[test]
+    fn a_call_that_is_made_no_more_gives_its_row_back() -> Result<(), Box<dyn std::error::Error>> {
+        let mut bench = Bench::new(4, 20)?;
+        for window in 0..u32::from(IDLE_WINDOWS) + 2 {
+            for number in 0..20 {
+                if number == 0 || window == 0 {
+                    let row = bench.look_up(3, number).ok_or("no row")?;
+                    bench.write(row);
+                }
+            }
+            assert_eq!(bench.end_window().get(&(3, 0)), Some(&1));
+        }
+        assert_eq!((bench.rows.in_use(), bench.rows.free.len()), ((1, 20), 19));
+        let again = bench.look_up(3, 7).ok_or("no row")?;
+        bench.write(again);
+        assert_eq!(bench.end_window(), [((3, 7), 1)].into());
+        Ok(())
+    }
+
     proptest! {
         #[test]
         fn every_call_is_counted_once_for_whom_made_it(
-            steps in prop::collection::vec((0..10_u8, 0..6_u32, 0..12_u32), 0..400),
+            steps in prop::collection::vec((0..11_u8, 0..6_u32, 0..12_u32), 0..400),
         ) {
             let mut bench = Bench::new(6, 48).map_err(|error| TestCaseError::fail(error.to_string()))?;
             let (mut made, mut found) = (BTreeMap::new(), BTreeMap::new());
@@ -271,6 +353,7 @@ mod tests {
                         quiet = quiet.map(|windows| windows + 1);
                     }
                     1 if quiet[container as usize] >= 2 => bench.rows.release(container),
+                    2 => bench.rows.retire(container),
                     _ => {
                         if let Some(row) = bench.look_up(container, number) {
                             bench.write(row);
@@ -284,7 +367,7 @@ mod tests {
                 let different: BTreeSet<u32> = taken.iter().copied().collect();
                 prop_assert_eq!(taken.len(), different.len(), "two have the same row");
                 prop_assert!(different.iter().all(|place| !bench.rows.free.contains(&(place - 1))));
-                prop_assert_eq!(taken.len() + bench.rows.free.len() + bench.rows.resting.len(), 48, "a row is lost");
+                prop_assert_eq!(taken.len() + bench.rows.free.len() + bench.rows.leaving.len(), 48, "a row is lost");
             }
             for _ in 0..2 {
                 for (key, calls) in bench.end_window() {

@@ -174,7 +174,9 @@ mod tests {
         ) {
             let row = |counts: &[(usize, u64)]| {
                 let mut row = vec![0; BUCKETS];
-                counts.iter().for_each(|(at, count)| row[*at] += count);
+                for (at, count) in counts {
+                    row[*at] += count;
+                }
                 row
             };
             let (mine, theirs) = (row(&mine), row(&theirs));

@@ -33,6 +33,9 @@ const LOOK: Duration = Duration::from_secs(15);
 /// Scrapes of each format.
 const SCRAPES: usize = 21;
 
+/// What a look is taken with: memory goes up and down by some megabytes with each window.
+const AROUND: Duration = Duration::from_mins(1);
+
 /// What a Prometheus with native histograms asks for.
 const PROTOBUF: &str = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
 
@@ -91,6 +94,17 @@ impl BenchDaemon {
         }
         Ok(())
     }
+}
+
+/// The median resident and history bytes of the looks in the minute before a moment of the soak.
+fn usual(looks: &[(Duration, u64, u64)], at: Duration) -> (u64, u64) {
+    let median = |of: fn(&(Duration, u64, u64)) -> u64| {
+        let around = looks.iter().filter(|(when, ..)| *when <= at && *when + AROUND > at);
+        let mut figures: Vec<u64> = around.map(of).collect();
+        figures.sort_unstable();
+        figures.get(figures.len() / 2).copied().unwrap_or_default()
+    };
+    (median(|look| look.1), median(|look| look.2))
 }
 
 /// Starts the containers; they are gone when the result is dropped.
@@ -245,7 +259,7 @@ impl Daemon {
             "descriptors",
         ]);
         let began = Instant::now();
-        let (mut settled, mut last, mut minute) = (None, (0, 0), 0);
+        let (mut looks, mut minute) = (Vec::new(), 0);
         while began.elapsed() < length {
             sleep(LOOK);
             let text = String::from_utf8_lossy(&self.plain_metrics()?).into_owned();
@@ -253,17 +267,15 @@ impl Daemon {
                 |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or("?");
             // It fills by what happens, up to its own bound.
             let history = figure("profiler_history_bytes").parse::<u64>().context("the daemon tells no history")?;
-            last = (self.memory("VmRSS")?, history);
-            if began.elapsed() >= SETTLING {
-                settled.get_or_insert(last);
-            }
+            looks.push((began.elapsed(), self.memory("VmRSS")?, history));
             if began.elapsed().as_secs() / 60 >= minute {
                 let entries = |map: &str| figure(&format!("profiler_map_entries{{map=\"{map}\"}}")).to_owned();
                 let descriptors = fs::read_dir(format!("/proc/{}/fd", self.process.id())).map_or(0, Iterator::count);
+                let (resident, history) = usual(&looks, began.elapsed());
                 let row = [
                     minute.to_string(),
-                    megabytes(last.0),
-                    megabytes(last.1),
+                    megabytes(resident),
+                    megabytes(history),
                     entries("CONTAINERS"),
                     entries("SYSCALLS"),
                     entries("WAITED_BEHIND"),
@@ -274,10 +286,10 @@ impl Daemon {
                 minute += 1;
             }
         }
-        if let Some(settled) = settled {
-            let (resident, history): (u64, u64) = settled;
-            let grown = |now: u64, before: u64| format!("{:+.1}", (now as f64 - before as f64) / 1e6);
-            table.add_row(["growth".to_owned(), grown(last.0, resident), grown(last.1, history)]);
+        if length > SETTLING {
+            let (before, after) = (usual(&looks, SETTLING), usual(&looks, length));
+            let grown = |before: u64, after: u64| format!("{:+.1}", (after as f64 - before as f64) / 1e6);
+            table.add_row(["growth".to_owned(), grown(before.0, after.0), grown(before.1, after.1)]);
         }
         Ok(table)
     }
@@ -297,5 +309,19 @@ impl Drop for Daemon {
         if let Err(error) = ended {
             say(format!("the daemon did not end: {error}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minutes_looks_are_one_figure() {
+        let look = |second, resident| (Duration::from_secs(second), resident, resident / 10);
+        let looks = [look(15, 900), look(30, 10), look(45, 30), look(60, 20), look(75, 50)];
+        assert_eq!(usual(&looks, Duration::from_secs(75)), (30, 3), "of 30, 45, 60 and 75");
+        assert_eq!(usual(&looks, Duration::from_secs(20)), (900, 90));
+        assert_eq!(usual(&[], Duration::from_secs(20)), (0, 0));
     }
 }
