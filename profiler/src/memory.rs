@@ -5,7 +5,11 @@
 //! between pieces that stay, and looks for room among it: after minutes of churn half of its pool, and a fifth of the daemon's
 //! time. jemalloc keeps pieces of one size together, gives pages back that hold none, and asks nothing of what it does not touch.
 
-use std::{ffi::c_char, ptr};
+use std::{
+    ffi::{CStr, c_char},
+    hint::black_box,
+    ptr,
+};
 
 /// How the allocator is set up: one pool for all threads, since they work one after the other on the same windows; what
 /// was freed goes back after a second, or when [`give_back`] says so; threads keep little for themselves.
@@ -20,33 +24,19 @@ struct Settings(*const c_char);
 // SAFETY: the pointer is to a constant.
 unsafe impl Sync for Settings {}
 
-/// "All pools" in place of a pool's number (`MALLCTL_ARENAS_ALL`).
-const PURGE_ALL: &std::ffi::CStr = c"arena.4096.purge";
+/// What makes all pools give back what they hold unused: 4096 stands for all (`MALLCTL_ARENAS_ALL`).
+const PURGE_ALL: &CStr = c"arena.4096.purge";
 
 /// Gives back what lies unused. Without effect where the program has another allocator.
 pub fn give_back() {
+    // Nothing else refers to them, and what nothing refers to is not linked.
+    black_box(&SETTINGS);
     // SAFETY: the name is a C string, and this control neither takes nor gives anything.
     let status =
         unsafe { tikv_jemalloc_sys::mallctl(PURGE_ALL.as_ptr(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), 0) };
     if status != 0 {
         tracing::debug!("the allocator does not give back: {}", std::io::Error::from_raw_os_error(status));
     }
-}
-
-/// Whether the allocator took [`SETTINGS`]. Also what has the linker take them.
-pub fn is_modest() -> bool {
-    let (mut pools, mut length) = (0_u32, size_of::<u32>());
-    // SAFETY: the name is a C string; this control gives an `unsigned`, for which there is room, and takes nothing.
-    let status = unsafe {
-        tikv_jemalloc_sys::mallctl(
-            c"opt.narenas".as_ptr(),
-            (&raw mut pools).cast(),
-            &raw mut length,
-            ptr::null_mut(),
-            0,
-        )
-    };
-    status == 0 && pools == 1 && !SETTINGS.0.is_null()
 }
 
 /// Resident memory of this process in bytes.
@@ -64,9 +54,19 @@ mod tests {
     #[global_allocator]
     static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+    fn pools() -> Result<u32, std::io::Error> {
+        let (mut pools, mut length) = (0_u32, size_of::<u32>());
+        let (into, name) = ((&raw mut pools).cast(), c"opt.narenas");
+        // SAFETY: the name is a C string; this control gives an `unsigned`, for which there is room, and takes nothing.
+        match unsafe { tikv_jemalloc_sys::mallctl(name.as_ptr(), into, &raw mut length, ptr::null_mut(), 0) } {
+            0 => Ok(pools),
+            error => Err(std::io::Error::from_raw_os_error(error)),
+        }
+    }
+
     #[test]
-    fn what_was_freed_goes_back_to_the_system() {
-        assert!(is_modest());
+    fn what_was_freed_goes_back_to_the_system() -> Result<(), std::io::Error> {
+        assert_eq!(pools()?, 1, "the allocator did not find its settings");
         let before = resident_bytes();
         let mut blocks: Vec<Vec<u8>> = (0..80_000).map(|_| vec![1; 3 << 10]).collect();
         let most = resident_bytes();
@@ -80,5 +80,6 @@ mod tests {
         give_back();
         assert!(resident_bytes() < most - (150 << 20), "{} of {most}", resident_bytes());
         drop(blocks);
+        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! What may befall a daemon that runs for months: each fault is survived, and counted or said.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,11 +11,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tests::cgroup::Cgroup;
+use tests::containers::{DOCKER, Docker, IMAGE, check_requirements};
 use tests::daemon::{Answer, Daemon, PATIENCE, sample};
 use tests::requirement::{kernel, missing};
 use tests::workload::Workload;
@@ -243,6 +245,69 @@ fn rows_of_containers_that_are_gone_are_used_again() -> Result<()> {
     let few = |answer: &Answer| rows(answer).filter(|now| *now < most + 600.0);
     daemon.until("/metrics", few)?;
     ensure!(lost < 100.0, "{lost} calls found no row");
+    Ok(())
+}
+
+/// Containers that come and go.
+const VISITORS: usize = 200;
+
+/// How many of them at a time.
+const AT_A_TIME: usize = 4;
+
+#[test]
+fn two_hundred_containers_that_come_and_go_keep_their_names_and_leave_nothing() -> Result<()> {
+    let Some(_kernel) = kernel()? else { return Ok(()) };
+    if !check_requirements(&DOCKER)? {
+        return Ok(());
+    }
+    let docker = Docker::shared()?;
+    let daemon = Daemon::start(["--runtime-socket".to_owned(), format!("unix://{}", docker.socket().display())])?;
+    daemon.ready()?;
+    let entries = |answer: &Answer, map: &str| sample(&answer.text(), "profiler_map_entries", &[("map", map)]);
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).map(Iterator::count);
+    let first = daemon.get("/metrics")?;
+    let before = entries(&first, "CONTAINERS").context("no containers")?;
+    let open = descriptors()?;
+
+    let began = Instant::now();
+    let runners: Vec<_> = (0..AT_A_TIME).map(|runner| thread::spawn(move || visit(runner))).collect();
+    for runner in runners {
+        runner.join().map_err(|_| anyhow!("a runner panicked"))??;
+    }
+    println!("{VISITORS} containers in {:.0} s", began.elapsed().as_secs_f64());
+    goes_on(&daemon)?;
+
+    let answer = daemon.get("/api/v1/containers?from=-30m")?.json()?;
+    let all = answer["containers"].as_array().into_iter().flatten();
+    let found: BTreeSet<String> =
+        all.filter(|one| one["runtime"] == "docker").filter_map(|one| Some(one["name"].as_str()?.to_owned())).collect();
+    let expected: BTreeSet<String> = (0..VISITORS).map(visitor).collect();
+    let lost: Vec<_> = expected.difference(&found).collect();
+    let nameless: Vec<_> = found.difference(&expected).collect();
+    ensure!(lost.is_empty() && nameless.is_empty(), "lost: {lost:?}; without their names: {nameless:?}");
+    daemon.until("/metrics", |answer| entries(answer, "CONTAINERS").filter(|now| *now <= before + 20.0))?;
+    // Each container's busybox is a file of its own, held while anything may be asked of it.
+    let began = Instant::now();
+    while descriptors()? > open + 20 {
+        ensure!(began.elapsed() < PATIENCE, "{} descriptors, {open} before", descriptors()?);
+        thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
+}
+
+fn visitor(number: usize) -> String {
+    format!("visitor-{number}")
+}
+
+/// Runs every so-manieth container and waits for its end.
+fn visit(runner: usize) -> Result<()> {
+    let docker = Docker::shared()?;
+    for number in (runner..VISITORS).step_by(AT_A_TIME) {
+        let mut command = docker.command();
+        command.args(["run", "--rm", "--network=none", "--name", &visitor(number), IMAGE, "sleep", "0.2"]);
+        let output = command.output().context("cannot run docker")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
     Ok(())
 }
 

@@ -24,8 +24,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::memory;
-
 pub use input::WrongUsage;
 
 /// Per-container on-CPU, off-CPU and syscall profiles of this host, measured with eBPF.
@@ -102,9 +100,6 @@ impl From<Status> for ExitCode {
 
 /// Runs the program with the process's arguments; the exit status is the one that `INTERFACE` promises.
 pub fn run() -> ExitCode {
-    if !memory::is_modest() {
-        tracing::debug!("the allocator keeps its own settings");
-    }
     run_with(std::env::args_os()).into()
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Two bounds hold at any time: age and bytes. Windows are whole for the first sixth of the retention; older ones are merged
 //! by the minute. What would take more than a twelfth of the bytes that it may is merged earlier and further: by the minute
-//! from a twentieth of the retention on, by ten minutes from a sixth on. Were bytes short all the same, the oldest would be
+//! from a twentieth of the retention on, by five minutes from a tenth on. Were bytes short all the same, the oldest would be
 //! merged by ten minutes and, if that does not help, dropped.
 //! Whoever feeds the history does what [`History::next_step`] says until there is nothing left to do; merging happens there,
 //! so that readers never wait for it.
@@ -23,6 +23,9 @@ use crate::profile::{Profile, Window, recording};
 const MINUTE_NS: u64 = 60_000_000_000;
 
 /// The same where bytes are many.
+const FIVE_MINUTES_NS: u64 = 5 * MINUTE_NS;
+
+/// The same where bytes are short.
 const TEN_MINUTES_NS: u64 = 10 * MINUTE_NS;
 
 /// What an entry takes besides its data and its summary.
@@ -139,11 +142,6 @@ impl History {
         self.settings.retention / 6
     }
 
-    /// The same if they are.
-    fn least_full_resolution(&self) -> Duration {
-        self.settings.retention / 20
-    }
-
     /// Adds the newest entry and returns its id.
     pub fn push(&mut self, mut entry: Entry) -> u64 {
         entry.id = self.next_id;
@@ -164,8 +162,9 @@ impl History {
             return Step::Merge(run);
         }
         if self.bytes > self.settings.max_bytes / MODEST_PART {
-            let earlier = self.run_of(MINUTE_NS, self.least_full_resolution(), now);
-            if let Some(run) = earlier.or_else(|| self.run_of(TEN_MINUTES_NS, self.full_resolution(), now)) {
+            let retention = self.settings.retention;
+            let earlier = self.run_of(MINUTE_NS, retention / 20, now);
+            if let Some(run) = earlier.or_else(|| self.run_of(FIVE_MINUTES_NS, retention / 10, now)) {
                 return Step::Merge(run);
             }
         }
@@ -354,7 +353,7 @@ mod tests {
         assert_eq!((lengths.iter().sum::<u64>(), history.dropped), (2000, 0), "nothing is missing: {lengths:?}");
         let whole = lengths.iter().rev().take_while(|length| **length == 10).count();
         assert!((18..30).contains(&whole), "three minutes stay as they were: {lengths:?}");
-        assert!(lengths.contains(&60) && lengths.first() == Some(&600), "the oldest are the coarsest: {lengths:?}");
+        assert!(lengths.contains(&60) && lengths.first() == Some(&300), "the oldest are the coarsest: {lengths:?}");
         assert!(lengths.is_sorted_by(|a, b| a >= b), "{lengths:?}");
         assert!(history.bytes() <= one * 44, "{} of {}", history.bytes(), one * 40);
     }
