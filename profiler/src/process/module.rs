@@ -17,6 +17,9 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, major, mi
 
 use super::Pid;
 
+/// Looks, one a minute or so, in which a file is found to be mapped by nobody before it is closed.
+const IDLE_LOOKS: u8 = 3;
+
 /// Number of a module, unique in one run of the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModuleId(pub u32);
@@ -113,12 +116,27 @@ pub struct ModuleCounters {
     pub evicted: u64,
 }
 
+/// A module, and how long it has been of use.
+#[derive(Debug)]
+struct Kept {
+    module: Arc<Module>,
+    /// When it was last asked for, by [`Modules::clock`].
+    used: u64,
+    /// How often in a row it was found to be nobody else's.
+    idle: u8,
+}
+
+impl Kept {
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.module) == 1
+    }
+}
+
 /// Every module in use.
 #[derive(Debug)]
 pub struct Modules {
-    /// With the time of last use. The name is part of the key because overlayfs may give one pair of device and inode
-    /// to files of two layers.
-    by_file: FxHashMap<(FileIdentity, Box<str>), (Arc<Module>, u64)>,
+    /// The name is part of the key because overlayfs may give one pair of device and inode to files of two layers.
+    by_file: FxHashMap<(FileIdentity, Box<str>), Kept>,
     /// Roots of containers that modules in use came from.
     roots: FxHashMap<(u64, u64), Weak<OwnedFd>>,
     limit: usize,
@@ -163,10 +181,10 @@ impl Modules {
     pub fn module(&mut self, file: FileIdentity, path: &OsStr, range: (u64, u64), roots: &[Pid]) -> Arc<Module> {
         self.clock += 1;
         let key = (file, base_name(path));
-        if let Some((module, used)) = self.by_file.get_mut(&key) {
-            *used = self.clock;
-            if module.file.is_some() {
-                return module.clone();
+        if let Some(kept) = self.by_file.get_mut(&key) {
+            kept.used = self.clock;
+            if kept.module.file.is_some() {
+                return kept.module.clone();
             }
         }
         let mut opened = None;
@@ -179,24 +197,29 @@ impl Modules {
         }
         // A module without a file is named for display only; another process may still open it later.
         if opened.is_none()
-            && let Some((module, _)) = self.by_file.get(&key)
+            && let Some(kept) = self.by_file.get(&key)
         {
-            return module.clone();
+            return kept.module.clone();
         }
         let root = opened.as_ref().and_then(|_| self.root(roots));
         let module = self.add(key.1.clone(), path, opened, root);
-        self.by_file.insert(key, (module.clone(), self.clock));
+        self.by_file.insert(key, Kept { module: module.clone(), used: self.clock, idle: 0 });
         module
     }
 
     /// Every module in use.
     pub fn ids(&self) -> impl Iterator<Item = ModuleId> + '_ {
-        self.by_file.values().map(|(module, _)| module.id)
+        self.by_file.values().map(|kept| kept.module.id)
     }
 
-    /// Forgets the files that could not be opened and that nobody asks for any more.
-    pub fn forget_unopened(&mut self) {
-        self.by_file.retain(|_, (module, _)| module.file.is_some() || Arc::strong_count(module) > 1);
+    /// Forgets what nobody has mapped any more: files that could not be opened at once, others when they were found so several times
+    /// in a row, since a program that has ended may begin again. A file that is held open keeps its place on the disk, and that of a
+    /// container its root.
+    pub fn forget_idle(&mut self) {
+        self.by_file.retain(|_, kept| {
+            kept.idle = if kept.is_idle() { kept.idle + 1 } else { 0 };
+            kept.idle == 0 || kept.module.file.is_some() && kept.idle < IDLE_LOOKS
+        });
     }
 
     fn add(&mut self, name: Box<str>, path: &OsStr, file: Option<OwnedFd>, root: Option<Arc<OwnedFd>>) -> Arc<Module> {
@@ -233,8 +256,8 @@ impl Modules {
         if self.open_files() < self.limit {
             return true;
         }
-        let idle = self.by_file.iter().filter(|(_, (module, _))| Arc::strong_count(module) == 1);
-        let oldest = idle.filter(|(_, (module, _))| module.file.is_some()).min_by_key(|(_, (_, used))| *used);
+        let idle = self.by_file.iter().filter(|(_, kept)| kept.is_idle() && kept.module.file.is_some());
+        let oldest = idle.min_by_key(|(_, kept)| kept.used);
         if let Some(key) = oldest.map(|(key, _)| key.clone()) {
             self.by_file.remove(&key);
             self.counters.evicted += 1;
@@ -371,6 +394,32 @@ mod tests {
         assert_eq!(modules.counters().over_limit, 1);
         drop((held, third));
         assert!(open(&mut modules, 1).file().is_some(), "opened once there is room");
+    }
+
+    #[test]
+    fn files_that_nobody_has_mapped_any_more_are_closed_after_a_while() {
+        let files: Vec<_> = (0..2).map(|_| tempfile::NamedTempFile::new().unwrap()).collect();
+        let mut modules = Modules::new(10);
+        let open = |modules: &mut Modules, index: usize| {
+            let path = files[index].path();
+            modules.module(identity(path), path.as_os_str(), (0, 1), &[me()])
+        };
+        let held = open(&mut modules, 0);
+        drop(open(&mut modules, 1));
+        for _ in 1..IDLE_LOOKS {
+            modules.forget_idle();
+        }
+        assert_eq!(modules.open_files(), 2, "it may be asked for again");
+        let again = open(&mut modules, 1);
+        modules.forget_idle();
+        drop(again);
+        for _ in 1..IDLE_LOOKS {
+            modules.forget_idle();
+        }
+        assert_eq!(modules.open_files(), 2, "it was");
+        modules.forget_idle();
+        assert_eq!((modules.open_files(), modules.ids().count()), (1, 1));
+        drop(held);
     }
 
     #[test]

@@ -374,7 +374,7 @@ impl ProcessTable {
             });
             !lives.is_empty()
         });
-        self.modules.forget_unopened();
+        self.modules.forget_idle();
     }
 
     /// Reads the mappings of processes that ran exec since they were last read, as long as `budget` lasts: events do not
