@@ -45,7 +45,7 @@ pub struct Entry {
     pub ended: Instant,
     /// The profile as a recording.
     pub data: Arc<[u8]>,
-    /// What can be said without reading that, as [`summary::write`] made it.
+    /// What can be said without reading that, as [`summary::write()`] made it.
     summary: Arc<[u8]>,
 }
 

@@ -141,7 +141,7 @@ pub fn write(profile: &Profile) -> std::io::Result<Vec<u8>> {
     zstd::bulk::compress(&Stored { steal_ns: profile.host.steal_ns, containers }.encode_to_vec(), COMPRESSION_LEVEL)
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub fn read(summary: &[u8]) -> std::io::Result<Summary> {
     let stored = Stored::decode(zstd::decode_all(summary)?.as_slice())?;
     let containers = stored.containers.into_iter().map(Container::from).collect();
