@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error as _, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+    de::{
+        Error as _, MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
     ser::{Error as _, SerializeStruct},
 };
 
@@ -57,7 +60,7 @@ struct Columns<'p> {
 impl Serialize for Columns<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let rows = self.rows;
-        let mut stored = serializer.serialize_struct("Syscalls", 12)?;
+        let mut stored = serializer.serialize_struct("Syscalls", 13)?;
         stored.serialize_field("names", self.names)?;
         stored.serialize_field("name", &column(rows, |row| [row.name]))?;
         stored.serialize_field("container", &column(rows, |row| [row.container]))?;
@@ -113,19 +116,29 @@ impl<'de> Visitor<'de> for EitherForm {
         into.write_str("containers")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        let mut containers = Vec::new();
-        while let Some(container) = list.next_element()? {
-            containers.push(container);
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+        let containers: Vec<Container> = Vec::deserialize(SeqAccessDeserializer::new(list))?;
+        // Columns could not hold them, and what was read must be writable.
+        match containers.iter().find_map(call_told_twice) {
+            Some(name) => Err(A::Error::custom(format_args!("a container has {name} twice"))),
+            None => Ok(containers),
         }
-        Ok(containers)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         let Stored { mut list, syscalls } = Stored::deserialize(MapAccessDeserializer::new(map))?;
+        if list.iter().any(|container| !container.syscalls.is_empty()) {
+            return Err(A::Error::custom("a container has its system calls itself where they stand in columns"));
+        }
         syscalls.give_to(&mut list).map_err(A::Error::custom)?;
         Ok(list)
     }
+}
+
+fn call_told_twice(container: &Container) -> Option<&str> {
+    let mut names: Vec<&str> = container.syscalls.iter().map(|call| call.name.as_str()).collect();
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 #[derive(Deserialize)]
@@ -238,6 +251,25 @@ mod tests {
         let rows: usize = profile.containers.iter().map(|container| container.syscalls.len()).sum();
         assert_eq!(syscalls["total_ns"].as_array().map(Vec::len), Some(rows));
         assert_eq!(serde_json::from_value::<Profile>(stored)?, profile);
+        Ok(())
+    }
+
+    #[test]
+    fn calls_that_columns_could_not_hold_are_refused() -> Result<(), serde_json::Error> {
+        let call =
+            json!({"name": "read", "count": 1, "errors": {}, "bytes": 0, "total_ns": 1, "max_ns": 1, "latency": {}});
+        let stored = serde_json::to_value(testing::profile())?;
+        let mut listed = stored.clone();
+        listed["containers"] = stored["containers"]["list"].clone();
+        listed["containers"][0]["syscalls"] = json!([call.clone()]);
+        assert!(serde_json::from_value::<Profile>(listed.clone()).is_ok(), "as earlier versions had them");
+        listed["containers"][0]["syscalls"] = json!([call.clone(), call.clone()]);
+        let mut both = stored;
+        both["containers"]["list"][0]["syscalls"] = json!([call]);
+        for (wrong, expected) in [(listed, "has read twice"), (both, "where they stand in columns")] {
+            let error = serde_json::from_value::<Profile>(wrong).map(drop).map_err(|error| error.to_string());
+            assert!(error.as_ref().is_err_and(|error| error.contains(expected)), "{error:?} should say {expected}");
+        }
         Ok(())
     }
 
