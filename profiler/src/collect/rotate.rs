@@ -27,8 +27,6 @@ pub struct Rotation {
     windows: u64,
     /// Removed cgroups that still have their index, with the windows to go.
     removed: FxHashMap<u64, u32>,
-    /// Those that were removed since the last window ended.
-    just_removed: Vec<u64>,
     /// User stacks of the waits that were open when the last window ended, by thread.
     last_open: FxHashMap<u32, OpenStack>,
     /// The same of the window that is ending.
@@ -48,7 +46,6 @@ impl Rotation {
     /// Takes note that a cgroup is gone.
     pub fn cgroup_removed(&mut self, cgroup: u64) {
         self.removed.insert(cgroup, WINDOWS_AFTER_REMOVAL);
-        self.just_removed.push(cgroup);
     }
 
     /// The user stack that this wait had when the last window ended.
@@ -89,8 +86,8 @@ impl Collection {
     /// cannot go on.
     pub fn rotate(&mut self) -> Result<Profile, CollectError> {
         self.take_events();
-        for cgroup in std::mem::take(&mut self.rotation.just_removed) {
-            self.kernel.retire_container(cgroup);
+        for cgroup in self.rotation.removed.keys() {
+            self.kernel.retire_container(*cgroup);
         }
         self.end_window(TABLES_AT_WINDOW_END)?;
         let end_ns = self.kernel.window_start_ns();

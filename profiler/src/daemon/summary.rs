@@ -52,45 +52,9 @@ struct StoredContainer {
     cgroup: String,
     #[prost(double, optional, tag = "10")]
     cpu_limit_cores: Option<f64>,
-    /// In the order of [`figures`].
+    /// In the order of [`Ledger::figures`].
     #[prost(uint64, repeated, tag = "11")]
     ledger: Vec<u64>,
-}
-
-/// The figures of a ledger, each at a place of its own.
-fn figures(ledger: &mut Ledger) -> [&mut u64; 14] {
-    let Ledger {
-        thread_ns,
-        cpu_user_ns,
-        cpu_kernel_ns,
-        runnable_self_ns,
-        runnable_other_ns,
-        throttled_ns,
-        blocked_lock_ns,
-        blocked_disk_ns,
-        blocked_network_ns,
-        blocked_sleep_ns,
-        blocked_other_ns,
-        stolen_ns,
-        voluntary_switches,
-        involuntary_switches,
-    } = ledger;
-    [
-        thread_ns,
-        cpu_user_ns,
-        cpu_kernel_ns,
-        runnable_self_ns,
-        runnable_other_ns,
-        throttled_ns,
-        blocked_lock_ns,
-        blocked_disk_ns,
-        blocked_network_ns,
-        blocked_sleep_ns,
-        blocked_other_ns,
-        stolen_ns,
-        voluntary_switches,
-        involuntary_switches,
-    ]
 }
 
 impl From<&Container> for StoredContainer {
@@ -107,7 +71,7 @@ impl From<&Container> for StoredContainer {
             labels: container.labels.clone(),
             cgroup: container.cgroup.clone(),
             cpu_limit_cores: container.cpu_limit_cores,
-            ledger: figures(&mut ledger).map(|figure| *figure).to_vec(),
+            ledger: ledger.figures().map(|figure| *figure).to_vec(),
         }
     }
 }
@@ -115,7 +79,7 @@ impl From<&Container> for StoredContainer {
 impl From<StoredContainer> for Container {
     fn from(stored: StoredContainer) -> Self {
         let mut ledger = Ledger::default();
-        for (figure, stored) in figures(&mut ledger).into_iter().zip(stored.ledger) {
+        for (figure, stored) in ledger.figures().into_iter().zip(stored.ledger) {
             *figure = stored;
         }
         Self {

@@ -65,7 +65,7 @@ impl Kernel {
     /// before anything is accounted to it. Most of all that there are stand for nobody, and looking through their rows would take
     /// megabytes through the caches with each window.
     pub(super) fn indices_in_use(&self) -> Vec<u32> {
-        let taken = |index: &u32| self.container_cgroups.read(*index as usize).unwrap_or(0) != 0;
+        let taken = |index: &u32| self.cgroup_of(*index).is_some();
         (0..CONTAINER_FIRST).chain((CONTAINER_FIRST..self.containers()).filter(taken)).collect()
     }
 

@@ -78,7 +78,7 @@ impl<F: FreeRows> Rows<F> {
                 if *idle < IDLE_WINDOWS {
                     self.in_use += 1;
                 } else {
-                    self.leave(at, row, Some(at as u32));
+                    self.leave(at, row);
                 }
                 accounts.extend(account);
             }
@@ -97,9 +97,9 @@ impl<F: FreeRows> Rows<F> {
     }
 
     /// Programs that look for the row from now on find none, and take another if they have to.
-    fn leave(&mut self, at: usize, row: u32, whose: Option<u32>) {
+    fn leave(&mut self, at: usize, row: u32) {
         self.places.write(at, 0);
-        self.leaving.push((row, whose));
+        self.leaving.push((row, Some(at as u32)));
     }
 
     /// Rows that have left are empty and free. What cannot be given back stays among them.
@@ -146,18 +146,14 @@ impl<F: FreeRows> Rows<F> {
     pub fn retire(&mut self, container: u32) {
         for at in Self::places_of(container) {
             if let Some(row) = self.row_at(at) {
-                self.leave(at, row, Some(at as u32));
+                self.leave(at, row);
             }
         }
     }
 
     /// Takes back the rows of a container whose index will be another's: accounts of both generations have been taken.
     pub fn release(&mut self, container: u32) {
-        for at in Self::places_of(container) {
-            if let Some(row) = self.row_at(at) {
-                self.leave(at, row, None);
-            }
-        }
+        self.retire(container);
         for (_, whose) in &mut self.leaving {
             *whose = whose.filter(|at| *at as usize / SYSCALLS != container as usize);
         }

@@ -53,13 +53,7 @@ pub fn bucket_middle_ns(index: usize) -> f64 {
 impl Histogram {
     /// From raw bucket counts as the kernel programs keep them.
     pub fn from_counts(counts: impl IntoIterator<Item = u64>) -> Self {
-        let mut first = 0;
-        let mut counts = counts.into_iter().take(BUCKETS).skip_while(|count| {
-            first += u32::from(*count == 0);
-            *count == 0
-        });
-        let from_first: Vec<u64> = counts.by_ref().collect();
-        Self::from_first(first, from_first)
+        Self::from_first(0, counts.into_iter().take(BUCKETS).collect())
     }
 
     /// From the counts of bucket `first` and those behind it.

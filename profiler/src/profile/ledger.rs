@@ -78,22 +78,48 @@ impl Ledger {
         }
     }
 
+    /// Every figure, each at a place of its own.
+    pub fn figures(&mut self) -> [&mut u64; 14] {
+        let Self {
+            thread_ns,
+            cpu_user_ns,
+            cpu_kernel_ns,
+            runnable_self_ns,
+            runnable_other_ns,
+            throttled_ns,
+            blocked_lock_ns,
+            blocked_disk_ns,
+            blocked_network_ns,
+            blocked_sleep_ns,
+            blocked_other_ns,
+            stolen_ns,
+            voluntary_switches,
+            involuntary_switches,
+        } = self;
+        [
+            thread_ns,
+            cpu_user_ns,
+            cpu_kernel_ns,
+            runnable_self_ns,
+            runnable_other_ns,
+            throttled_ns,
+            blocked_lock_ns,
+            blocked_disk_ns,
+            blocked_network_ns,
+            blocked_sleep_ns,
+            blocked_other_ns,
+            stolen_ns,
+            voluntary_switches,
+            involuntary_switches,
+        ]
+    }
+
     /// Adds every part of `other` to this ledger.
     pub fn merge(&mut self, other: &Self) {
-        self.thread_ns = self.thread_ns.saturating_add(other.thread_ns);
-        self.cpu_user_ns = self.cpu_user_ns.saturating_add(other.cpu_user_ns);
-        self.cpu_kernel_ns = self.cpu_kernel_ns.saturating_add(other.cpu_kernel_ns);
-        self.runnable_self_ns = self.runnable_self_ns.saturating_add(other.runnable_self_ns);
-        self.runnable_other_ns = self.runnable_other_ns.saturating_add(other.runnable_other_ns);
-        self.throttled_ns = self.throttled_ns.saturating_add(other.throttled_ns);
-        self.blocked_lock_ns = self.blocked_lock_ns.saturating_add(other.blocked_lock_ns);
-        self.blocked_disk_ns = self.blocked_disk_ns.saturating_add(other.blocked_disk_ns);
-        self.blocked_network_ns = self.blocked_network_ns.saturating_add(other.blocked_network_ns);
-        self.blocked_sleep_ns = self.blocked_sleep_ns.saturating_add(other.blocked_sleep_ns);
-        self.blocked_other_ns = self.blocked_other_ns.saturating_add(other.blocked_other_ns);
-        self.stolen_ns = self.stolen_ns.saturating_add(other.stolen_ns);
-        self.voluntary_switches = self.voluntary_switches.saturating_add(other.voluntary_switches);
-        self.involuntary_switches = self.involuntary_switches.saturating_add(other.involuntary_switches);
+        let mut other = *other;
+        for (mine, theirs) in self.figures().into_iter().zip(other.figures()) {
+            *mine = mine.saturating_add(*theirs);
+        }
     }
 }
 

@@ -155,12 +155,11 @@ pub async fn containers(State(context): Shared, uri: Uri, headers: HeaderMap) ->
         for entry in &entries {
             let mine = summary(entry)?.containers.into_iter().filter(|container| selection.matches(container));
             for mut container in mine {
-                let (mut seen, mut running) = (entry.end_unix_ns(), Some(entry.id) == newest);
-                if let Some((before, before_seen, before_running)) = found.remove(&container.name) {
-                    container.ledger.merge(&before.ledger);
-                    (seen, running) = (seen.max(before_seen), running || before_running);
-                }
-                found.insert(container.name.clone(), (container, seen, running));
+                let (known, seen, running) = found.entry(container.name.clone()).or_default();
+                container.ledger.merge(&known.ledger);
+                *known = container;
+                *seen = entry.end_unix_ns().max(*seen);
+                *running |= Some(entry.id) == newest;
             }
         }
         let mut found: Vec<_> = found.into_values().collect();
