@@ -9,14 +9,14 @@ use crate::kernel::{Record, RecordKind};
 /// User stacks taken at a switch that are remembered a thread: most of their gaps are never chosen.
 const TAKEN_PER_THREAD: usize = 1024;
 
-/// Records for which memory is kept from one drain to the next: about a megabyte.
+/// Records for whose places memory is kept from one drain to the next.
 const SPARE_RECORDS: usize = 4096;
 
 /// A gap and its user stack.
 #[derive(Debug, Clone)]
 pub struct Gap {
     /// The gap's record.
-    pub record: Record,
+    pub record: Box<Record>,
     /// Its user stack.
     pub user: UserPart,
 }
@@ -33,17 +33,21 @@ struct Taken {
 
 /// Gaps that wait for their user stack, and user stacks that wait for their gap.
 #[derive(Debug, Default)]
+#[expect(
+    clippy::vec_box,
+    reason = "what is sorted and moved from list to list is a pointer instead of some hundreds of bytes"
+)]
 pub struct GapJoin {
     /// Of the drain that is being taken in: gaps, and user stacks taken at the ends of syscalls.
-    gaps: Vec<Record>,
-    exits: Vec<Record>,
+    gaps: Vec<Box<Record>>,
+    exits: Vec<Box<Record>>,
     /// By thread: gaps whose user stack is taken when the thread leaves its syscall.
-    open: FxHashMap<u32, Vec<Record>>,
+    open: FxHashMap<u32, Vec<Box<Record>>>,
     /// By thread: user stacks taken at a switch, with the gap's sequence.
     taken: FxHashMap<u32, Vec<Taken>>,
     /// Gaps whose user stack was taken at the switch but not yet seen: the rings are read one after another, and the
     /// stack may have gone into one that had been read already.
-    unmatched: Vec<Record>,
+    unmatched: Vec<Box<Record>>,
 }
 
 impl GapJoin {
@@ -51,8 +55,8 @@ impl GapJoin {
     pub fn add(&mut self, mut record: Record) {
         match record.header.kind {
             kind if kind == RecordKind::UserStackAtSwitch as u8 => self.remember(&mut record),
-            kind if kind == RecordKind::UserStackAtExit as u8 => self.exits.push(record),
-            _ => self.gaps.push(record),
+            kind if kind == RecordKind::UserStackAtExit as u8 => self.exits.push(Box::new(record)),
+            _ => self.gaps.push(Box::new(record)),
         }
     }
 

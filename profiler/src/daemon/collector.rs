@@ -20,7 +20,7 @@ use crate::{
 
 /// Time between two looks at what the rings gave. Each wakes three threads, and nothing is lost by waiting: another empties the
 /// rings, and processes are followed by a third.
-const POLL: Duration = Duration::from_millis(160);
+const POLL: Duration = Duration::from_millis(480);
 
 /// Pause before a failed collection is begun anew: doubled each time, up to the longest.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);

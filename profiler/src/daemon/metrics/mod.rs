@@ -4,6 +4,7 @@
 //! [`series`] adds windows up, [`own`] is about the profiler itself, both tell their figures to an [`Exposition`]; there is one
 //! in [`text`] for the two text formats and one in [`protobuf`].
 
+mod counts;
 pub mod labels;
 pub mod own;
 pub mod protobuf;

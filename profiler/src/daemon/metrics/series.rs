@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Exposition, Family, Kind, Value, labels::Owner, text::HISTOGRAM_LINES};
-use crate::profile::{Container, Errno, Histogram, Ledger, OffCpuReason, Pressure, Profile};
+use super::{Exposition, Family, Kind, Value, counts::Counts, labels::Owner, text::HISTOGRAM_LINES};
+use crate::profile::{Container, Errno, Ledger, OffCpuReason, Pressure, Profile};
 
 /// Series that every container has besides its syscalls.
 const BASIC_SERIES: usize = 28;
@@ -42,18 +42,27 @@ struct Admission {
 #[derive(Debug, Clone, Default)]
 struct Totals {
     ledger: Ledger,
-    run_queue: Histogram,
+    run_queue: Counts,
     pressure: Pressure,
-    syscalls: BTreeMap<String, Calls>,
+    /// By name, in its order.
+    syscalls: Vec<(Box<str>, Calls)>,
 }
 
 /// Counts of one syscall.
 #[derive(Debug, Clone, Default)]
 struct Calls {
     admission: Admission,
-    latency: Histogram,
+    latency: Counts,
     total_ns: u64,
-    errors: BTreeMap<Errno, (Admission, u64)>,
+    /// By number, in its order: few calls fail in more than one way.
+    errors: Vec<(Errno, Failed)>,
+}
+
+/// Counts of one way in which a syscall failed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Failed {
+    admission: Admission,
+    count: u64,
 }
 
 #[derive(Debug)]
@@ -162,33 +171,29 @@ impl AllSeries {
             }
         }
         for syscall in &container.syscalls {
-            // The name is copied when it is new only.
-            if !series.totals.syscalls.contains_key(&syscall.name) {
-                let admission = room.admit(1, HISTOGRAM_LINES, Some(basic));
-                series.totals.syscalls.insert(syscall.name.clone(), Calls { admission, ..Calls::default() });
-            }
-            let Some(calls) = series.totals.syscalls.get_mut(&syscall.name) else { continue };
+            let calls = series.totals.syscall(&syscall.name, || room.admit(1, HISTOGRAM_LINES, Some(basic)));
             let admission = calls.admission;
             if admission.own {
-                calls.latency.merge(&syscall.latency);
+                calls.latency.add(&syscall.latency);
                 calls.total_ns += syscall.total_ns;
             }
             for (wanted, totals) in [(!admission.own, &mut self.other), (!admission.text, &mut self.text_other)] {
                 if wanted {
-                    let calls = totals.syscall(&syscall.name);
-                    calls.latency.merge(&syscall.latency);
+                    let calls = totals.syscall(&syscall.name, Admission::default);
+                    calls.latency.add(&syscall.latency);
                     calls.total_ns += syscall.total_ns;
                 }
             }
             for (errno, count) in &syscall.errors {
-                let error = calls.errors.entry(*errno).or_insert_with(|| (room.admit(1, 1, Some(admission)), 0));
-                let admission = error.0;
+                let failed = calls.failed(*errno, || room.admit(1, 1, Some(admission)));
+                let admission = failed.admission;
                 if admission.own {
-                    error.1 += count;
+                    failed.count += count;
                 }
                 for (wanted, totals) in [(!admission.own, &mut self.other), (!admission.text, &mut self.text_other)] {
                     if wanted {
-                        totals.syscall(&syscall.name).errors.entry(*errno).or_default().1 += count;
+                        let calls = totals.syscall(&syscall.name, Admission::default);
+                        calls.failed(*errno, Admission::default).count += count;
                     }
                 }
             }
@@ -236,15 +241,15 @@ impl AllSeries {
         into.family(SYSCALL_DURATION);
         for (owner, name, calls, _) in syscalls().filter(|(_, _, _, shown)| *shown) {
             let labels = owner.with(("syscall", name), ("", ""));
-            into.sample(&labels, Value::Histogram(&calls.latency, seconds(calls.total_ns)));
+            into.sample(&labels, Value::Histogram(&calls.latency.histogram(), seconds(calls.total_ns)));
         }
         into.family(SYSCALL_ERRORS);
         for (owner, name, calls, _) in syscalls() {
             let of_rest = std::ptr::eq(owner, &raw const other);
-            let mine = calls.errors.iter().filter(|(_, (admission, _))| of_rest || shown(*admission));
-            for (errno, (_, count)) in mine {
+            let mine = calls.errors.iter().filter(|(_, failed)| of_rest || shown(failed.admission));
+            for (errno, failed) in mine {
                 let errno = crate::profile::errno::name(*errno);
-                into.sample(&owner.with(("syscall", name), ("errno", &errno)), Value::Number(*count as f64));
+                into.sample(&owner.with(("syscall", name), ("errno", &errno)), Value::Number(failed.count as f64));
             }
         }
     }
@@ -284,10 +289,10 @@ impl Series {
             size.1 += if admission.text { lines } else { 0 };
         };
         add(self.admission, BASIC_SERIES, BASIC_LINES);
-        for calls in self.totals.syscalls.values() {
+        for (_, calls) in &self.totals.syscalls {
             add(calls.admission, 1, HISTOGRAM_LINES);
-            for (admission, _) in calls.errors.values() {
-                add(*admission, 1, 1);
+            for (_, failed) in &calls.errors {
+                add(failed.admission, 1, 1);
             }
         }
         size
@@ -297,15 +302,35 @@ impl Series {
 impl Totals {
     fn add_basic(&mut self, container: &Container) {
         self.ledger.merge(&container.ledger);
-        self.run_queue.merge(&container.run_queue.latency);
+        self.run_queue.add(&container.run_queue.latency);
         self.pressure = container.pressure;
     }
 
-    fn syscall(&mut self, name: &str) -> &mut Calls {
-        if !self.syscalls.contains_key(name) {
-            self.syscalls.insert(name.to_owned(), Calls::default());
-        }
-        self.syscalls.entry(name.to_owned()).or_default()
+    /// Those of a syscall, let in as `admit` says where they are new.
+    fn syscall(&mut self, name: &str, admit: impl FnOnce() -> Admission) -> &mut Calls {
+        let at = match self.syscalls.binary_search_by(|(other, _)| (**other).cmp(name)) {
+            Ok(at) => at,
+            Err(at) => {
+                self.syscalls.insert(at, (name.into(), Calls { admission: admit(), ..Calls::default() }));
+                at
+            }
+        };
+        &mut self.syscalls[at].1
+    }
+}
+
+impl Calls {
+    /// Those that failed in one way, let in as `admit` says where they are new.
+    fn failed(&mut self, errno: Errno, admit: impl FnOnce() -> Admission) -> &mut Failed {
+        let at = match self.errors.binary_search_by_key(&errno, |(other, _)| *other) {
+            Ok(at) => at,
+            Err(at) => {
+                self.errors.reserve_exact(1);
+                self.errors.insert(at, (errno, Failed { admission: admit(), count: 0 }));
+                at
+            }
+        };
+        &mut self.errors[at].1
     }
 }
 
@@ -351,7 +376,7 @@ const BASIC: [(Family, Tell); 6] = [
         },
         |owner, totals, into| {
             let sum = seconds(totals.ledger.runnable_ns());
-            into.sample(&owner.with(("", ""), ("", "")), Value::Histogram(&totals.run_queue, sum));
+            into.sample(&owner.with(("", ""), ("", "")), Value::Histogram(&totals.run_queue.histogram(), sum));
         },
     ),
     (

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     daemon::metrics::{Labels, Value},
-    profile::{SyscallStats, testing},
+    profile::{Histogram, SyscallStats, testing},
 };
 
 /// Remembers every sample by name and labels.
