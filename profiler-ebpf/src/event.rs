@@ -6,18 +6,16 @@
 pub enum EventKind {
     /// A process began to run another program.
     Exec = 1,
-    /// A thread ended; the process has if `tid` is `pid`.
-    Exit = 2,
-    /// A cgroup was created; `path` is its path within the hierarchy.
-    CgroupCreated = 3,
+    /// A cgroup was created; its path within the hierarchy follows.
+    CgroupCreated = 2,
     /// A cgroup was removed.
-    CgroupRemoved = 4,
+    CgroupRemoved = 3,
 }
 
 /// Bytes of an event's path, the final NUL included.
 pub const PATH_BYTES: usize = 256;
 
-/// One event.
+/// One event. That of a created cgroup is an [`EventWithPath`]; others end here, since the ring has room for eight times as many.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Event {
@@ -25,16 +23,22 @@ pub struct Event {
     pub kind: u32,
     /// Process id, or 0.
     pub pid: u32,
-    /// Thread id, or 0.
-    pub tid: u32,
-    /// Bytes of `path` that are used, without the NUL.
-    pub path_bytes: u32,
     /// When (CLOCK_MONOTONIC, ns).
     pub time_ns: u64,
-    /// Cgroup id: the cgroup's, or the thread's.
+    /// Id of the cgroup, or 0.
     pub cgroup: u64,
+}
+
+/// An event with a path behind it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct EventWithPath {
+    /// The event.
+    pub event: Event,
+    /// Bytes of `path` that are used, without the NUL.
+    pub path_bytes: u64,
     /// Path of a cgroup.
     pub path: [u8; PATH_BYTES],
 }
 
-const _: () = assert!(size_of::<Event>() == 32 + PATH_BYTES);
+const _: () = assert!(size_of::<EventWithPath>() == size_of::<Event>() + 8 + PATH_BYTES);

@@ -17,7 +17,7 @@ pub mod syscall;
 pub mod unwind;
 
 pub use account::{CpuState, LedgerRow, Part, SyscallRow};
-pub use event::{Event, EventKind};
+pub use event::{Event, EventKind, EventWithPath};
 pub use record::{RecordHeader, RecordKind, Ring};
 pub use settings::{Control, Counter, Offsets, Settings};
 

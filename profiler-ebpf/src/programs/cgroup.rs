@@ -8,60 +8,65 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use aya_log_ebpf::debug;
-use profiler_ebpf::{Counter, EventKind, event::PATH_BYTES};
+use profiler_ebpf::{Counter, Event, EventKind, EventWithPath, event::PATH_BYTES};
 
 use crate::{
     counter::count,
     kernel::{cgroup_id, load},
+    lifecycle::QUIETLY,
     maps::{EVENTS, offset, setting},
 };
 
 /// `cgroup_mkdir(struct cgroup *cgrp, const char *path)`
 #[btf_tracepoint(function = "cgroup_mkdir")]
 pub fn cgroup_mkdir(context: BtfTracePointContext) -> i32 {
-    tell(EventKind::CgroupCreated, &context);
+    let Some(cgroup) = followed(&context) else { return 0 };
+    debug!(&context, "cgroup {}: created", cgroup);
+    let Some(mut entry) = EVENTS.reserve_untyped::<EventWithPath>(0) else {
+        count(Counter::EventsRingFull);
+        return 0;
+    };
+    let told = entry.as_mut_ptr();
+    // SAFETY: the entry has room for what is told; the helper writes at most the path's length and ends it with a NUL.
+    unsafe {
+        (*told).event = event(EventKind::CgroupCreated, cgroup);
+        let path: *const c_void = context.arg(1);
+        let bytes = bpf_probe_read_kernel_str((&raw mut (*told).path).cast(), PATH_BYTES as u32, path);
+        (*told).path_bytes = if bytes > 0 { bytes as u64 - 1 } else { 0 };
+    }
+    entry.submit(QUIETLY);
     0
 }
 
 /// `cgroup_rmdir(struct cgroup *cgrp, const char *path)`
 #[btf_tracepoint(function = "cgroup_rmdir")]
 pub fn cgroup_rmdir(context: BtfTracePointContext) -> i32 {
-    tell(EventKind::CgroupRemoved, &context);
+    let Some(cgroup) = followed(&context) else { return 0 };
+    debug!(&context, "cgroup {}: removed", cgroup);
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        count(Counter::EventsRingFull);
+        return 0;
+    };
+    entry.write(event(EventKind::CgroupRemoved, cgroup));
+    entry.submit(QUIETLY);
     0
 }
 
+/// Id of the cgroup that an event is of, if that is in the hierarchy that containers live in: on hybrid hosts the event comes
+/// once a hierarchy, each time with another id.
 #[inline(always)]
-fn tell(kind: EventKind, context: &BtfTracePointContext) {
-    let (cgroup, path): (*const c_void, *const c_void) = (context.arg(0), context.arg(1));
-    // On hybrid hosts the event comes once a hierarchy, each time with another id.
+fn followed(context: &BtfTracePointContext) -> Option<u64> {
+    let cgroup: *const c_void = context.arg(0);
     // SAFETY: `cgroup` is typed by the tracepoint, its root by the load.
     let (hierarchy, id) = unsafe {
         let root: *const c_void = load(cgroup, offset!(cgroup_root));
         (load::<u32>(root, offset!(root_hierarchy)), cgroup_id(cgroup))
     };
-    if hierarchy != setting!(hierarchy) {
-        return;
-    }
-    debug!(
-        context,
-        "cgroup {}: {}",
-        id,
-        if kind as u32 == EventKind::CgroupCreated as u32 { "created" } else { "removed" }
-    );
-    let Some(mut entry) = EVENTS.reserve(0) else {
-        count(Counter::EventsRingFull);
-        return;
-    };
-    let event = entry.as_mut_ptr();
-    // SAFETY: the entry has room for an event; the helper writes at most the path's length and ends it with a NUL.
-    unsafe {
-        (*event).kind = kind as u32;
-        (*event).pid = 0;
-        (*event).tid = 0;
-        (*event).time_ns = bpf_ktime_get_ns();
-        (*event).cgroup = id;
-        let bytes = bpf_probe_read_kernel_str((&raw mut (*event).path).cast(), PATH_BYTES as u32, path);
-        (*event).path_bytes = if bytes > 0 { bytes as u32 - 1 } else { 0 };
-    }
-    entry.submit(0);
+    (hierarchy == setting!(hierarchy)).then_some(id)
+}
+
+#[inline(always)]
+fn event(kind: EventKind, cgroup: u64) -> Event {
+    // SAFETY: the helper has no preconditions.
+    Event { kind: kind as u32, pid: 0, time_ns: unsafe { bpf_ktime_get_ns() }, cgroup }
 }

@@ -1,10 +1,13 @@
-//! Threads are born, become other programs, and end.
+//! Threads are born and become other programs.
 
 use core::ffi::c_void;
 
-use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint,
+    programs::BtfTracePointContext,
+};
 use aya_log_ebpf::debug;
-use profiler_ebpf::{CONTAINER_KERNEL, Counter, EventKind};
+use profiler_ebpf::{CONTAINER_KERNEL, Counter, Event, EventKind};
 
 use crate::{
     container,
@@ -14,6 +17,9 @@ use crate::{
     task::{self, NO_SYSCALL, TaskSlot},
     unwind,
 };
+
+/// How events are handed over: userspace looks for them now and then, and is not woken.
+pub const QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
 
 /// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`: no run-queue lock is held here, so this
 /// is where the child's slot is made.
@@ -78,37 +84,15 @@ pub fn sched_process_exec(context: BtfTracePointContext) -> i32 {
     }
     unwind::forget(task);
     debug!(&context, "exec: {}", task.pid());
-    tell(EventKind::Exec, task);
-    0
-}
-
-/// `sched_process_exit(struct task_struct *p, ...)`
-#[btf_tracepoint(function = "sched_process_exit")]
-pub fn sched_process_exit(context: BtfTracePointContext) -> i32 {
-    let task = Task(context.arg(0));
-    debug!(&context, "exit: {}", task.tid());
-    tell(EventKind::Exit, task);
-    0
-}
-
-#[inline(always)]
-fn tell(kind: EventKind, task: Task) {
     let Some(mut entry) = EVENTS.reserve(0) else {
         count(Counter::EventsRingFull);
-        return;
+        return 0;
     };
-    let event = entry.as_mut_ptr();
-    // SAFETY: the entry has room for an event; every member that its kind gives meaning to is written, and userspace
-    // reads no others.
-    unsafe {
-        (*event).kind = kind as u32;
-        (*event).pid = task.pid();
-        (*event).tid = task.tid();
-        (*event).path_bytes = 0;
-        (*event).time_ns = bpf_ktime_get_ns();
-        (*event).cgroup = task.cgroup_id();
-    }
-    entry.submit(0);
+    // SAFETY: the helper has no preconditions.
+    let time_ns = unsafe { bpf_ktime_get_ns() };
+    entry.write(Event { kind: EventKind::Exec as u32, pid: task.pid(), time_ns, cgroup: 0 });
+    entry.submit(QUIETLY);
+    0
 }
 
 /// The pointer that an iterator passes for a thread, typed.

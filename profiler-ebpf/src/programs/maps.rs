@@ -58,7 +58,7 @@ pub static OFF_CPU_RINGS: Array<Ring, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static SYSCALL_RINGS: Array<Ring, 1, MMAPABLE> = Array::new();
 #[btf_map]
-pub static EVENTS: RingBuf<Event, 262144> = RingBuf::new();
+pub static EVENTS: RingBuf<Event, 524288> = RingBuf::new();
 #[btf_map]
 pub static COUNTERS_BY_CPU: Array<[u64; COUNTERS], 1, MMAPABLE> = Array::new();
 #[btf_map]

@@ -36,7 +36,7 @@ use crate::{
         CgroupId, ContainerError, ContainerKey, ContainerResolver, ResolverOptions, Selection, Version, limits,
     },
     kernel::{
-        Counter, Event, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordHeader,
+        Counter, EventKind, HierarchyKind, Kernel, KernelError, KernelOptions, RawWindow, Record, RecordHeader,
         RecordKind, filter, parse_all,
     },
     memory,
@@ -342,15 +342,13 @@ impl Collection {
     }
 
     fn take_events(&mut self) {
-        let mut events: Vec<Event> = Vec::new();
-        self.kernel.drain_events(|event| events.push(event));
-        for event in events {
+        let mut events = Vec::new();
+        self.kernel.drain_events(|event, path| events.push((event, String::from_utf8_lossy(path).into_owned())));
+        for (event, path) in events {
             match event.kind {
                 kind if kind == EventKind::Exec as u32 => self.stacks.exec(event.pid, event.time_ns),
                 kind if kind == EventKind::CgroupCreated as u32 => {
-                    let path = event.path.get(..event.path_bytes as usize).unwrap_or_default();
-                    let path = String::from_utf8_lossy(path);
-                    self.resolver.cgroup_created(CgroupId(event.cgroup), Some(path.as_ref()));
+                    self.resolver.cgroup_created(CgroupId(event.cgroup), Some(&path));
                 }
                 kind if kind == EventKind::CgroupRemoved as u32 => {
                     self.resolver.cgroup_removed(CgroupId(event.cgroup));

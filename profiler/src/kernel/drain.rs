@@ -1,11 +1,13 @@
 //! Windows out of the maps: flip to the other generation, wait until nobody writes to the old one, settle, read, zero.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem::offset_of};
 
-use profiler_ebpf::{Control, Counter, LedgerRow, account::PARTS, histogram::BUCKETS, settings::iterate};
+use profiler_ebpf::{
+    Control, Counter, Event, EventWithPath, LedgerRow, account::PARTS, histogram::BUCKETS, settings::iterate,
+};
 use rustc_hash::FxHashMap;
 
-use super::{Event, Kernel, KernelError, Record, cost::WindowCosts, records::parse_all, sys};
+use super::{Kernel, KernelError, Record, cost::WindowCosts, records::parse_all, sys};
 
 /// One container's exact account of a window, summed over CPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +128,17 @@ pub struct SoFar {
     lost_records: u64,
 }
 
+/// An event and its path, which lies behind it if it has one.
+fn event_of(bytes: &[u8]) -> Option<(Event, &[u8])> {
+    let fixed = bytes.get(..size_of::<Event>())?;
+    // SAFETY: as many bytes are there; an event is plain integers, read unaligned.
+    let event = unsafe { std::ptr::read_unaligned(fixed.as_ptr().cast::<Event>()) };
+    let length = bytes.get(offset_of!(EventWithPath, path_bytes)..).and_then(|rest| rest.first_chunk());
+    let length = length.map_or(0, |length| u64::from_ne_bytes(*length) as usize);
+    let path = bytes.get(offset_of!(EventWithPath, path)..).and_then(|path| path.get(..length));
+    Some((event, path.unwrap_or_default()))
+}
+
 impl Kernel {
     /// Begins the first window: what was accounted before it is thrown away.
     pub(super) fn begin_first_window(&mut self) -> Result<(), KernelError> {
@@ -162,12 +175,11 @@ impl Kernel {
         batches
     }
 
-    /// Takes the process and cgroup events that have gathered.
-    pub fn drain_events(&mut self, mut take: impl FnMut(Event)) {
+    /// Takes the process and cgroup events that have gathered, with their paths: empty where an event has none.
+    pub fn drain_events(&mut self, mut take: impl FnMut(Event, &[u8])) {
         while let Some(item) = self.events.next() {
-            if item.len() >= size_of::<Event>() {
-                // SAFETY: as many bytes were just checked to be there; an event is plain integers, read unaligned.
-                take(unsafe { std::ptr::read_unaligned(item.as_ptr().cast::<Event>()) });
+            if let Some((event, path)) = event_of(&item) {
+                take(event, path);
             }
         }
         if let Some(log) = &mut self.log {
@@ -320,6 +332,37 @@ impl Kernel {
             if sum > before {
                 window.counters.insert(counter.name(), sum - before);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use profiler_ebpf::{EventKind, event::PATH_BYTES};
+
+    use super::*;
+
+    fn bytes_of(length: u64) -> Vec<u8> {
+        let head = [(EventKind::CgroupCreated as u32).to_ne_bytes(), 7_u32.to_ne_bytes()].concat();
+        let words = [30_u64, 40, length].map(u64::to_ne_bytes).concat();
+        let mut path = b"/docker/abc\0".to_vec();
+        path.resize(PATH_BYTES, b'x');
+        [head, words, path].concat()
+    }
+
+    #[test]
+    fn an_event_has_a_path_or_none() {
+        let whole = bytes_of(11);
+        assert_eq!(whole.len(), size_of::<EventWithPath>());
+        let of = |bytes: &[u8]| {
+            event_of(bytes).map(|(event, path)| (event.kind, event.pid, event.time_ns, event.cgroup, path.to_vec()))
+        };
+        assert_eq!(of(&whole), Some((EventKind::CgroupCreated as u32, 7, 30, 40, b"/docker/abc".to_vec())));
+        let short = size_of::<Event>();
+        assert_eq!(of(&whole[..short]), Some((EventKind::CgroupCreated as u32, 7, 30, 40, Vec::new())));
+        assert_eq!(of(&whole[..short - 1]), None);
+        for odd in [PATH_BYTES as u64 + 1, u64::MAX] {
+            assert_eq!(event_of(&bytes_of(odd)).map(|(_, path)| path.len()), Some(0), "{odd}");
         }
     }
 }

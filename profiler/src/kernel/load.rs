@@ -37,8 +37,7 @@ use super::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../profiler-ebpf/prebuilt/profiler.bpf.o");
 
 /// Programs that follow the life of threads, processes and cgroups; always attached.
-const LIFE: [&str; 5] =
-    ["sched_process_fork", "sched_process_exec", "sched_process_exit", "cgroup_mkdir", "cgroup_rmdir"];
+const LIFE: [&str; 4] = ["sched_process_fork", "sched_process_exec", "cgroup_mkdir", "cgroup_rmdir"];
 
 /// Programs of the ledger; always attached.
 const LEDGER: [&str; 4] = ["sched_switch", "sched_wakeup", "sched_wakeup_new", "sched_migrate_task"];

@@ -30,7 +30,7 @@ pub use drain::{LedgerAccount, RawWindow, SyscallAccount};
 pub use error::KernelError;
 pub use load::EmptyPrograms;
 pub use offsets::HierarchyKind;
-pub use profiler_ebpf::{Counter, Event, EventKind, RecordHeader, RecordKind, settings::filter};
+pub use profiler_ebpf::{Counter, EventKind, RecordHeader, RecordKind, settings::filter};
 pub use records::{Record, parse_all};
 pub use unwind::{Announcement, GracePeriod, UnwindMaps};
 

@@ -2,7 +2,7 @@
 
 use std::{
     mem::{MaybeUninit, offset_of},
-    ptr,
+    ptr, slice,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -93,13 +93,12 @@ pub fn parse_all(mut bytes: &[u8]) -> impl Iterator<Item = Record> {
 pub struct Rings {
     mapped: MappedArray<Ring>,
     ring_bytes: u64,
-    buffer: Vec<u8>,
 }
 
 impl Rings {
     /// Takes the mapped rings, of which `ring_bytes` each are used.
     pub fn new(mapped: MappedArray<Ring>, ring_bytes: u32) -> Self {
-        Self { mapped, ring_bytes: u64::from(ring_bytes), buffer: vec![0; RECORD_BYTES] }
+        Self { mapped, ring_bytes: u64::from(ring_bytes) }
     }
 
     /// Takes out everything that is there and adds it to `records`, as it is. A record that makes no sense (none was ever
@@ -117,13 +116,9 @@ impl Rings {
             while at != head {
                 let place = (at & (self.ring_bytes - 1)) as usize;
                 let length = RECORD_BYTES.min((head - at) as usize);
-                // SAFETY: a record never reaches further than the spare bytes behind the ring, and the kernel does not
-                // write between `tail` and `head`.
-                unsafe {
-                    let data = (&raw const (*ring).data).cast::<u8>().add(place);
-                    ptr::copy_nonoverlapping(data, self.buffer.as_mut_ptr(), length);
-                }
-                let bytes = self.buffer.get(..length).unwrap_or_default();
+                // SAFETY: no more than the longest record, for which there is room behind every place, in the spare bytes behind the
+                // ring if need be; and no more than lies between `tail` and `head`, where the kernel does not write.
+                let bytes = unsafe { slice::from_raw_parts((&raw const (*ring).data).cast::<u8>().add(place), length) };
                 let whole = Record::layout(bytes).and_then(|(header, ..)| bytes.get(..header.length as usize));
                 let Some(record) = whole else {
                     drained.skipped_bytes += head - at;

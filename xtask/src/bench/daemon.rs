@@ -16,7 +16,7 @@ use comfy_table::Table;
 
 use super::beside::Beside;
 use super::kernel_figures::{self, Held, Program, Statistics};
-use super::{figures, growth, megabytes};
+use super::{cold_memory, figures, growth, megabytes};
 use crate::setup;
 use crate::step::{Step, say};
 use crate::workspace;
@@ -245,6 +245,7 @@ impl Daemon {
         table.add_row(["resident now", &megabytes(self.memory("VmRSS")?), "MB"]);
         table.add_row(["resident at most", &megabytes(self.memory("VmHWM")?), "MB"]);
         table.add_row(["kernel maps", &megabytes(maps), "MB"]);
+        table.add_row(["a line of cold memory", &format!("{:.0}", cold_memory::ns_a_line()), "ns"]);
         Ok(table)
     }
 

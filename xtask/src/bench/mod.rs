@@ -5,6 +5,7 @@
 //! unpinned it varies up to twofold. Wall time is taken in a pass of its own, with those statistics off.
 
 mod beside;
+mod cold_memory;
 mod contender;
 mod daemon;
 mod growth;
