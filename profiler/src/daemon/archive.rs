@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{
     collector::Collected,
-    history::{Entry, Step, merged},
+    history::{Entry, Step, coarser},
     metrics::{labels::Owner, own::TargetFigures},
     push::Pushers,
     shared::Shared,
@@ -81,8 +81,8 @@ impl Archive {
     fn tidy(&mut self) {
         for _ in 0..MOST_MERGES {
             let step = self.shared.history().next_step(Instant::now());
-            let Step::Merge(run) = step else { break };
-            match coarser(&run) {
+            let Step::Merge { run, whole } = step else { break };
+            match coarser(&run, whole) {
                 Ok(entry) => {
                     let id = self.shared.history().replace(&run, entry.clone());
                     if let Some(id) = id {
@@ -109,12 +109,6 @@ impl Archive {
             storage.write(id, entry);
         }
     }
-}
-
-fn coarser(run: &[Entry]) -> Result<Entry, String> {
-    let profile = merged(run).map_err(|error| error.to_string())?;
-    let (Some(profile), Some(last)) = (profile, run.last()) else { return Err("there is nothing in them".to_owned()) };
-    Entry::of(&profile, last.ended).map_err(|error| error.to_string())
 }
 
 /// The ranked targets of a profile, with whose they are.

@@ -1,9 +1,10 @@
 //! Windows kept in memory: compressed profiles in, those of a range out.
 //!
 //! Two bounds hold at any time: age and bytes. Windows are whole for the first sixth of the retention; older ones are merged
-//! by the minute. What would take more than a twelfth of the bytes that it may is merged earlier and further: by the minute
-//! from a twentieth of the retention on, by five minutes from a tenth on. Were bytes short all the same, the oldest would be
-//! merged by ten minutes and, if that does not help, dropped.
+//! by the minute. What would take more than a twelfth of the bytes that it may is merged earlier and further, by the minute
+//! from a twentieth of the retention on, by five minutes from a tenth on, and loses what next to no time was spent in
+//! ([`Profile::coarsen`]). Were bytes short all the same, the oldest would be merged by ten minutes and, if that does not
+//! help, dropped.
 //! Whoever feeds the history does what [`History::next_step`] says until there is nothing left to do; merging happens there,
 //! so that readers never wait for it.
 
@@ -53,7 +54,12 @@ pub struct Entry {
 #[derive(Debug)]
 pub enum Step {
     /// Merge these, which follow one another, and give them to [`History::replace`].
-    Merge(Vec<Entry>),
+    Merge {
+        /// Oldest first.
+        run: Vec<Entry>,
+        /// Whether there are bytes enough for all that they say.
+        whole: bool,
+    },
     /// Nothing.
     Done,
 }
@@ -108,6 +114,18 @@ impl Entry {
     }
 }
 
+/// Entries, oldest first, as one; an error where there are none.
+pub fn coarser(run: &[Entry], whole: bool) -> Result<Entry, String> {
+    let profile = merged(run).map_err(|error| error.to_string())?;
+    let (Some(mut profile), Some(last)) = (profile, run.last()) else {
+        return Err("there is nothing in them".to_owned());
+    };
+    if !whole {
+        profile.coarsen();
+    }
+    Entry::of(&profile, last.ended).map_err(|error| error.to_string())
+}
+
 /// Several entries, oldest first, as one profile; `None` of none.
 pub fn merged(entries: &[Entry]) -> Result<Option<Profile>, recording::RecordingError> {
     let mut whole: Option<Profile> = None;
@@ -159,22 +177,27 @@ impl History {
             self.pop_oldest();
         }
         if let Some(run) = self.run_of(MINUTE_NS, self.full_resolution(), now) {
-            return Step::Merge(run);
+            return Step::Merge { run, whole: !self.is_large() };
         }
-        if self.bytes > self.settings.max_bytes / MODEST_PART {
+        if self.is_large() {
             let retention = self.settings.retention;
             let earlier = self.run_of(MINUTE_NS, retention / 20, now);
             if let Some(run) = earlier.or_else(|| self.run_of(FIVE_MINUTES_NS, retention / 10, now)) {
-                return Step::Merge(run);
+                return Step::Merge { run, whole: false };
             }
         }
         if self.bytes > self.settings.max_bytes {
             if let Some(run) = self.run_of(TEN_MINUTES_NS, Duration::ZERO, now) {
-                return Step::Merge(run.into_iter().take(2).collect());
+                return Step::Merge { run: run.into_iter().take(2).collect(), whole: false };
             }
             self.enforce();
         }
         Step::Done
+    }
+
+    /// Whether it takes so much that detail is to be given up.
+    fn is_large(&self) -> bool {
+        self.bytes > self.settings.max_bytes / MODEST_PART
     }
 
     /// Drops the oldest until no more bytes are taken than may be, merged or not.
@@ -284,7 +307,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::profile::testing;
+    use crate::profile::{SyscallStats, testing};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -294,6 +317,15 @@ mod tests {
 
     fn entry(number: u64, began: Instant) -> Entry {
         let mut profile = testing::profile();
+        let calls = &mut profile.containers[0].syscalls;
+        calls.extend(["getpid", "gettid"].map(|name| SyscallStats {
+            name: name.to_owned(),
+            count: 1,
+            ..calls[0].clone()
+        }));
+        for small in calls.iter_mut().rev().take(2) {
+            small.total_ns = 100;
+        }
         profile.window = Window { start_unix_ns: (1_800_000_000 + number * 10) * SECOND, duration_ns: 10 * SECOND };
         let ended = began + Duration::from_secs((number + 1) * 10);
         Entry::of(&profile, ended).unwrap_or_else(|error| panic!("{error}"))
@@ -307,14 +339,26 @@ mod tests {
             let entry = entry(number, began);
             let now = entry.ended;
             history.push(entry);
-            while let Step::Merge(run) = history.next_step(now) {
-                let profile = merged(&run).ok().flatten().unwrap_or_default();
-                let ended = run.last().map_or(now, |last| last.ended);
-                let by = Entry::of(&profile, ended).unwrap_or_else(|error| panic!("{error}"));
+            while let Step::Merge { run, whole } = history.next_step(now) {
+                let by = coarser(&run, whole).unwrap_or_else(|error| panic!("{error}"));
                 assert!(history.replace(&run, by).is_some());
             }
         }
         history
+    }
+
+    /// Of the oldest and of the newest window: calls that took next to no time.
+    fn small_calls(history: &History) -> [Vec<String>; 2] {
+        let ends = [history.entries().next(), history.newest()];
+        ends.map(|entry| {
+            let profile = entry.and_then(|entry| entry.profile().ok()).unwrap_or_default();
+            let calls = profile.containers[0].syscalls.iter().map(|call| call.name.clone());
+            let mut small: Vec<String> = calls
+                .filter(|name| ["getpid", "gettid", crate::profile::OTHER_SYSCALLS].contains(&name.as_str()))
+                .collect();
+            small.sort();
+            small
+        })
     }
 
     #[test]
@@ -324,6 +368,7 @@ mod tests {
         assert_eq!(lengths.iter().sum::<u64>(), 500, "nothing is missing: {lengths:?}");
         assert!(lengths.first() == Some(&60) && lengths.last() == Some(&10), "{lengths:?}");
         assert!(lengths.iter().filter(|length| **length == 10).count() <= 16, "{lengths:?}");
+        assert_eq!(small_calls(&history), [["getpid", "gettid"], ["getpid", "gettid"]], "there are bytes enough");
     }
 
     #[test]
@@ -356,6 +401,8 @@ mod tests {
         assert!(lengths.contains(&60) && lengths.first() == Some(&300), "the oldest are the coarsest: {lengths:?}");
         assert!(lengths.is_sorted_by(|a, b| a >= b), "{lengths:?}");
         assert!(history.bytes() <= one * 44, "{} of {}", history.bytes(), one * 40);
+        let [oldest, newest] = small_calls(&history);
+        assert_eq!((oldest, newest), (vec!["other".to_owned()], vec!["getpid".to_owned(), "gettid".to_owned()]));
     }
 
     #[test]

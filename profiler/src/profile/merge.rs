@@ -142,6 +142,7 @@ fn merge_processes(mine: &mut Vec<Process>, theirs: &[Process], tables: &Tables)
 
 fn merge_containers(mine: &mut Vec<Container>, theirs: Vec<Container>, weights: (u64, u64)) -> Vec<ContainerIndex> {
     let places = place_containers(mine, &theirs);
+    let seconds = mine.iter().map(|container| container.cpu_ns_by_second.len()).max().unwrap_or(0);
     let mut indices = Vec::with_capacity(theirs.len());
     for (mut container, (position, name)) in theirs.into_iter().zip(places.positions) {
         for behind in &mut container.waited_behind {
@@ -150,8 +151,10 @@ fn merge_containers(mine: &mut Vec<Container>, theirs: Vec<Container>, weights: 
             }
         }
         if let Some(there) = mine.get_mut(position) {
-            merge_container(there, container, weights);
+            merge_container(there, container, weights, seconds);
         } else {
+            let series = std::mem::take(&mut container.cpu_ns_by_second);
+            add_seconds(&mut container.cpu_ns_by_second, seconds, &series);
             container.name = name;
             scale_pressure(&mut container.pressure, weights);
             mine.push(container);
@@ -159,6 +162,18 @@ fn merge_containers(mine: &mut Vec<Container>, theirs: Vec<Container>, weights: 
         indices.push(ContainerIndex(position as u32));
     }
     indices
+}
+
+/// Adds seconds that come after `before` others. Seconds of one number are the same for all containers: who was not there used
+/// nothing.
+fn add_seconds(mine: &mut Vec<u64>, before: usize, theirs: &[u64]) {
+    if theirs.is_empty() {
+        return;
+    }
+    mine.resize(mine.len().max(before + theirs.len()), 0);
+    for (sum, ns) in mine.iter_mut().skip(before).zip(theirs) {
+        *sum = sum.saturating_add(*ns);
+    }
 }
 
 /// Where the containers of one profile go in another.
@@ -250,7 +265,7 @@ fn distinct_name(container: &Container) -> String {
     format!("{}@{tail}", container.name)
 }
 
-fn merge_container(mine: &mut Container, theirs: Container, weights: (u64, u64)) {
+fn merge_container(mine: &mut Container, theirs: Container, weights: (u64, u64), seconds: usize) {
     mine.image = theirs.image.or(mine.image.take());
     mine.pod = theirs.pod.or(mine.pod.take());
     mine.namespace = theirs.namespace.or(mine.namespace.take());
@@ -263,7 +278,7 @@ fn merge_container(mine: &mut Container, theirs: Container, weights: (u64, u64))
         memory: mean(mine.pressure.memory, theirs.pressure.memory, weights),
     };
     mine.ledger.merge(&theirs.ledger);
-    mine.cpu_ns_by_second.extend(theirs.cpu_ns_by_second);
+    add_seconds(&mut mine.cpu_ns_by_second, seconds, &theirs.cpu_ns_by_second);
     mine.run_queue.latency.merge(&theirs.run_queue.latency);
     mine.run_queue.max_ns = mine.run_queue.max_ns.max(theirs.run_queue.max_ns);
 

@@ -5,6 +5,7 @@
 //! Nothing here knows the kernel, so a [`Profile`] made on one machine is read on another.
 
 mod check;
+mod coarse;
 mod columns;
 mod container;
 mod coverage;
@@ -19,6 +20,7 @@ mod selection;
 pub(crate) mod testing;
 
 pub use check::Inconsistency;
+pub use coarse::OTHER_SYSCALLS;
 pub use container::{Container, ContainerIndex, Errno, Pressure, SyscallStats, Wait, WaitedBehind};
 pub use coverage::{
     Coverage, CpuSampleCoverage, OffCpuCoverage, Overhead, StackCoverage, SymbolCoverage, SyscallCoverage,

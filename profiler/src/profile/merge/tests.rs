@@ -53,6 +53,26 @@ fn merging_into_nothing_gives_what_was_merged() {
 }
 
 #[test]
+fn seconds_of_one_number_are_the_same_for_all_containers() {
+    let with = |name: &str, seconds: &[u64]| Container {
+        name: name.to_owned(),
+        runtime: "docker".to_owned(),
+        id: name.repeat(8),
+        cpu_ns_by_second: seconds.to_vec(),
+        ..Container::default()
+    };
+    let of = |containers: &[Container]| Profile { containers: containers.to_vec(), ..Profile::default() };
+    let mut merged = of(&[with("stays", &[1, 2]), with("goes", &[3, 4]), with("idles", &[])]);
+    merged.merge(of(&[with("comes", &[5, 6]), with("stays", &[7, 8])]));
+    merged.merge(of(&[with("goes", &[9]), with("comes", &[10])]));
+    let series: Vec<(&str, &[u64])> =
+        merged.containers.iter().map(|one| (one.name.as_str(), one.cpu_ns_by_second.as_slice())).collect();
+    let expected: [(&str, &[u64]); 4] =
+        [("stays", &[1, 2, 7, 8]), ("goes", &[3, 4, 0, 0, 9]), ("idles", &[]), ("comes", &[0, 0, 5, 6, 10])];
+    assert_eq!(series, expected);
+}
+
+#[test]
 fn the_window_holds_both_and_pressure_is_weighted_by_their_lengths() {
     let mut first = profile();
     let mut second = profile();
