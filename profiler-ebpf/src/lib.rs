@@ -68,6 +68,8 @@ pub mod map {
     pub const OFF_CPU_RINGS: &str = "OFF_CPU_RINGS";
     /// User stacks taken on the way out of a syscall, one ring a CPU.
     pub const SYSCALL_RINGS: &str = "SYSCALL_RINGS";
+    /// Kernel stacks that each CPU has seen threads block in; only the programs look at them.
+    pub const KERNEL_STACKS: &str = "KERNEL_STACKS";
     /// Life of processes and cgroups.
     pub const EVENTS: &str = "EVENTS";
     /// `settings::COUNTERS` numbers a CPU.

@@ -115,6 +115,8 @@ pub struct Offsets {
     pub unix_address_length: u32,
     /// `unix_address.name`: a `sockaddr_un`.
     pub unix_address_name: u32,
+    /// `task_struct.thread.sp`: the kernel stack pointer of a thread that is off the CPU (x86).
+    pub task_stack_pointer: u32,
 }
 
 impl Offsets {
@@ -177,6 +179,7 @@ impl Offsets {
             unix_address: Self::ABSENT,
             unix_address_length: Self::ABSENT,
             unix_address_name: Self::ABSENT,
+            task_stack_pointer: Self::ABSENT,
         }
     }
 }
@@ -336,6 +339,6 @@ counters! {
 pub const COUNTERS: usize = 32;
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS);
-const _: () = assert!(size_of::<Offsets>() == 55 * 4 && align_of::<Offsets>() == 4);
+const _: () = assert!(size_of::<Offsets>() == 56 * 4 && align_of::<Offsets>() == 4);
 const _: () = assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 8);
 const _: () = assert!(size_of::<Control>() == 32 && align_of::<Control>() == 8);

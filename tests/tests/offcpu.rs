@@ -170,3 +170,33 @@ fn a_chain_of_known_depth_is_whole_from_main_to_the_kernel() -> Result<()> {
         within("the chain's wait", waited_s, observation.window_s(), 0.01)
     })
 }
+
+/// Kernel stacks are compared with those that were walked before, and these threads block in turn on one CPU, two of them in the
+/// same call: none may get another's stack.
+#[test]
+fn threads_that_block_at_different_places_have_kernel_stacks_of_their_own() -> Result<()> {
+    measured(|| {
+        let Some(_kernel) = kernel()? else { return Ok(()) };
+        let cgroup = Cgroup::new()?;
+        let places = [
+            ("timerfd", "timerfd_read"),
+            ("pipe", "pipe_read"),
+            ("unix", "unix_stream_read"),
+            ("tcp", "tcp_recvmsg"),
+            ("select", "core_sys_select"),
+        ];
+        let kinds = places.map(|(kind, _)| kind).join(",");
+        let options = ["--kinds", &kinds, "--wait", "2", "--cpu", "0"];
+        let observation = observe(vec![Workload::start_in(&cgroup, "sleeper", &options)?], &[])?;
+        let waiters = observation.truths[0].0["waiters"].as_array().context("no waiters in the truth")?;
+        for (kind, place) in places {
+            let truth = waiters.iter().find(|waiter| waiter["kind"] == kind).context("a thread without truth")?;
+            let waited_s = truth["waited_ns"].as_f64().context("no time")? / 1e9;
+            let here_s = weight_s(&observation, |sample| {
+                sample.is("thread", kind) && sample.frames.iter().any(|frame| frame.contains(place))
+            })?;
+            within(place, here_s, waited_s, 0.05)?;
+        }
+        Ok(())
+    })
+}

@@ -153,6 +153,12 @@ impl Task {
         self.member(offset!(task_exec))
     }
 
+    /// Its kernel stack pointer as the last switch away from it left it. Only where [`Offsets`] has it.
+    #[inline(always)]
+    pub fn stack_pointer(self) -> u64 {
+        self.member(offset!(task_stack_pointer))
+    }
+
     /// Whether it waits for block I/O.
     #[inline(always)]
     pub fn in_iowait(self) -> bool {

@@ -16,6 +16,7 @@ mod cpu_clock;
 mod empty;
 mod iter_task;
 mod kernel;
+mod kernel_stack;
 mod lifecycle;
 mod maps;
 mod peer;

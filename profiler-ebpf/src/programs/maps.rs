@@ -18,7 +18,7 @@ use profiler_ebpf::{
     },
 };
 
-use crate::task::TaskStorage;
+use crate::{kernel_stack::KernelStacks, task::TaskStorage};
 
 /// `BPF_F_MMAPABLE`: userspace reads and zeroes these in place.
 const MMAPABLE: usize = 1 << 10;
@@ -77,6 +77,8 @@ pub static UNWIND_TABLES: Array<TableEntry, 1, MMAPABLE> = Array::new();
 pub static UNWIND_RULES: Array<u64, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static UNWIND_PROCESSES: HashMap<u32, ProcessEntry, { PROCESSES as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static KERNEL_STACKS: Array<KernelStacks, 1> = Array::new();
 #[btf_map]
 pub static SCRATCH: Array<[u8; 4096], 1> = Array::new();
 

@@ -19,6 +19,7 @@ use crate::{
     clock, container,
     counter::count,
     kernel::{Task, is_dead},
+    kernel_stack,
     maps::{OFF_CPU_RINGS, setting},
     ring::{self, About},
     task::{self, NO_SYSCALL, TaskSlot},
@@ -323,7 +324,7 @@ fn keep(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, random: u32) {
     let about = About { kind: RecordKind::Gap, time_ns: now_ns, sequence: slot.sequence };
     ring::describe(room.record, about, task, slot.container);
     ring::describe_gap(room.record, source, task, slot);
-    let kernel_bytes = ring::kernel_stack_of(task, ring::stacks(room.record, about.kind));
+    let kernel_bytes = kernel_stack::of_blocked(task, slot, cpu, ring::stacks(room.record, about.kind));
     let length = ring::close(room.record, about.kind, kernel_bytes, 0);
     room.submit(length);
 }

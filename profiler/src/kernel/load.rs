@@ -344,6 +344,7 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         .map_max_entries(map::ON_CPU_RINGS, sizes.cpus)
         .map_max_entries(map::OFF_CPU_RINGS, sizes.cpus)
         .map_max_entries(map::SYSCALL_RINGS, sizes.cpus)
+        .map_max_entries(map::KERNEL_STACKS, sizes.cpus)
         .map_max_entries(map::COUNTERS, sizes.cpus)
         .map_max_entries(map::UNWIND_TABLES, TABLES)
         .map_max_entries(map::UNWIND_RULES, RULES as u32)

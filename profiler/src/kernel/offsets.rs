@@ -88,6 +88,7 @@ pub fn resolve(types: &KernelTypes, hierarchy: &HierarchyKind) -> Result<Offsets
         unix_address: want("unix_sock", "addr"),
         unix_address_length: want("unix_address", "len"),
         unix_address_name: want("unix_address", "name"),
+        task_stack_pointer: want("task_struct", "thread.sp"),
     })
 }
 
