@@ -5,9 +5,15 @@
 //! return address tells where the next one lies; so a stack with the same addresses at the same distances from its
 //! pointer is the same stack, and comparing it takes one load a frame. docs/decisions/0009 has the cases that this leaves.
 
-use core::ptr;
+use core::{
+    ffi::{c_long, c_void},
+    ptr,
+};
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_probe_read_kernel as copy};
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel,
+    generated::{bpf_loop, bpf_probe_read_kernel as copy},
+};
 use profiler_ebpf::Offsets;
 
 use crate::{
@@ -19,7 +25,7 @@ use crate::{
 
 /// Stacks that a CPU remembers; a power of two.
 const STACKS: usize = 64;
-/// Frames of the longest stack that is remembered; a power of two.
+/// Longer than the longest stack that is remembered, in frames; a power of two.
 const FRAMES: usize = 32;
 /// Words of a stack that are looked through for its addresses.
 const WORDS: u32 = 256;
@@ -29,8 +35,8 @@ const FIRST_PLACE: u32 = 6;
 /// Every so manieth stack that differs from the remembered one replaces it; a power of two.
 const REPLACE_EVERY: u32 = 4;
 
-/// Bytes of the addresses, as a bound that the verifier sees.
-const ADDRESSES_MASK: usize = FRAMES * 16 - 1;
+/// A mask that lets through the bytes of fewer addresses than there is room for.
+const ADDRESSES_MASK: usize = FRAMES * 8 - 1;
 
 /// A stack that was walked.
 #[repr(C)]
@@ -85,11 +91,13 @@ pub fn of_blocked(task: Task, slot: &TaskSlot, cpu: u32, stack: *mut u8) -> i64 
     let differed = unsafe { (*remembered).differed };
     // SAFETY: as above.
     unsafe { (*remembered).differed = differed.wrapping_add(1) };
-    if differed & (REPLACE_EVERY - 1) == 0 && bytes > 8 && bytes <= (FRAMES * 8) as i64 {
-        let length = bytes as usize & ADDRESSES_MASK;
-        // SAFETY: as above.
+    if differed & (REPLACE_EVERY - 1) == 0 && bytes > 8 && bytes < (FRAMES * 8) as i64 {
+        // The compiler would drop the mask behind the check, which the verifier does not carry over to another copy of the register.
+        // SAFETY: a local of this function, read where it stands.
+        let length = unsafe { ptr::read_volatile(&raw const bytes) } as usize & ADDRESSES_MASK;
+        // SAFETY: as above; there is room for as many.
         unsafe { copy((&raw mut (*remembered).addresses).cast(), length as u32, stack.cast()) };
-        kernel_stack_remember(cpu, place, pointer, (length / 8) as u32);
+        remember(remembered, pointer, (length / 8) as u32);
     }
     bytes
 }
@@ -122,37 +130,52 @@ pub extern "C" fn kernel_stack_is_remembered(cpu: u32, place: u32, pointer: u64)
     0
 }
 
-/// Finds where the addresses that were put down at a place lie on the stack that they were walked on. Remembers them if each is there, in
+/// What a look at a word of a stack is told.
+struct Search {
+    remembered: *mut Remembered,
+    pointer: u64,
+    frames: u32,
+}
+
+/// Finds where the addresses that were put down lie on the stack that they were walked on. Remembers them if each is there, in
 /// order, and no two that follow one another could be mistaken.
-#[unsafe(no_mangle)]
-pub extern "C" fn kernel_stack_remember(cpu: u32, place: u32, pointer: u64, frames: u32) -> u32 {
-    let Some(remembered) = Remembered::at(cpu, place) else { return 0 };
-    // SAFETY: the element lives while the program runs, and only this CPU looks at it; indices are masked to the arrays'
-    // length. What was found so far is kept there so that to the verifier every word looks like the one before.
+#[inline(always)]
+fn remember(remembered: *mut Remembered, pointer: u64, frames: u32) {
+    let mut search = Search { remembered, pointer, frames };
+    // SAFETY: the element lives while the program runs, and only this CPU looks at it. The helper gives the context to `look_at_word`
+    // and to nobody else.
     unsafe {
-        let places = (&raw mut (*remembered).places).cast::<u8>();
+        (*remembered).frames = 0;
+        (*remembered).found = 0;
+        bpf_loop(WORDS - FIRST_PLACE, look_at_word as *mut c_void, (&raw mut search).cast(), 0);
+    }
+}
+
+/// Returns 1 when there is nothing more to be found.
+extern "C" fn look_at_word(index: u64, context: *mut c_void) -> c_long {
+    // SAFETY: the context that was given to the helper, which calls nobody else meanwhile.
+    let search = unsafe { &*context.cast::<Search>() };
+    let at = index as u32 + FIRST_PLACE;
+    let word = word(search.pointer, at);
+    // SAFETY: as in `remember`; indices are masked to the arrays' length.
+    unsafe {
+        let remembered = search.remembered;
         let addresses = (&raw const (*remembered).addresses).cast::<u64>();
-        ptr::write_volatile(&raw mut (*remembered).frames, 0);
-        ptr::write_volatile(&raw mut (*remembered).found, 0);
-        let mut at = FIRST_PLACE;
-        while at < WORDS {
-            let found = ptr::read_volatile(&raw const (*remembered).found) as usize & (FRAMES - 1);
-            let word = word(pointer, at);
-            if word == ptr::read_volatile(addresses.add(found)) {
-                ptr::write_volatile(places.add(found), at as u8);
-                ptr::write_volatile(&raw mut (*remembered).found, found as u32 + 1);
-                if found as u32 + 1 >= frames {
-                    ptr::write_volatile(&raw mut (*remembered).frames, frames);
-                    return frames;
-                }
-            } else if found != 0 && word == ptr::read_volatile(addresses.add((found - 1) & (FRAMES - 1))) {
-                // Left over from an earlier call: which of the two is the frame's cannot be told.
+        let found = ptr::read_volatile(&raw const (*remembered).found);
+        let next = found as usize & (FRAMES - 1);
+        if word == ptr::read_volatile(addresses.add(next)) {
+            (&raw mut (*remembered).places).cast::<u8>().add(next).write_volatile(at as u8);
+            (*remembered).found = found + 1;
+            if found + 1 < search.frames {
                 return 0;
             }
-            at += 1;
+            (*remembered).frames = search.frames;
+            return 1;
         }
+        // Left over from an earlier call: which of the two is the frame's cannot be told.
+        let before = found.wrapping_sub(1) as usize & (FRAMES - 1);
+        c_long::from(found != 0 && word == ptr::read_volatile(addresses.add(before)))
     }
-    0
 }
 
 /// A word of a stack; 0 if there is none.
