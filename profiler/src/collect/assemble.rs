@@ -21,7 +21,10 @@ use super::{
     stacks::{Program, RawStack},
 };
 use crate::{
-    container::{CgroupId, ContainerKey, Description, limits},
+    container::{
+        CgroupId, ContainerKey, Description,
+        limits::{self, PressureTotals},
+    },
     kernel::{Counter, LedgerAccount, RawWindow, SyscallAccount, syscalls},
     process::{Leaf, Location, ProcessTable, kernel_locations},
     profile::{
@@ -269,6 +272,9 @@ impl Collection {
         let descriptions = self.resolver.describe_all();
         let known: FxHashMap<&ContainerKey, &Description> =
             descriptions.iter().map(|description| (&description.key, description)).collect();
+        // Read before the containers': what grows between the two is found in the next window.
+        let host = limits::host_pressure_totals();
+        let host = (std::mem::replace(&mut self.host_pressure, host), host);
         let mut this = Containers { list: Vec::new(), by_index: FxHashMap::default(), names: FxHashMap::default() };
         let mut places: BTreeMap<ContainerKey, Option<usize>> = BTreeMap::new();
         for (index, key) in keys {
@@ -278,7 +284,7 @@ impl Collection {
                 this.names.insert(index, description.name.clone());
                 let wanted = self.options.selection.matches(&description);
                 wanted.then(|| {
-                    let pressure = self.pressure(&description, duration_ns);
+                    let pressure = self.pressure(&description, duration_ns, host);
                     this.list.push(described(description, pressure));
                     this.list.len() - 1
                 })
@@ -296,10 +302,17 @@ impl Collection {
         this
     }
 
-    /// Shares of the window with a stall: what the kernel's totals grew by.
-    fn pressure(&mut self, description: &Description, duration_ns: u64) -> Pressure {
-        let now = limits::pressure_totals(self.resolver.hierarchy(), &description.cgroup);
-        let before = self.pressure.insert(description.key.clone(), now).unwrap_or_default();
+    /// Shares of the window with a stall: what the kernel's totals grew by. `host` are the whole host's, before and now.
+    fn pressure(
+        &mut self,
+        description: &Description,
+        duration_ns: u64,
+        host: (PressureTotals, PressureTotals),
+    ) -> Pressure {
+        let before = self.pressure.get(&description.key).copied().unwrap_or_default();
+        let standing = before.standing(host.0, host.1);
+        let now = limits::pressure_totals(self.resolver.hierarchy(), &description.cgroup, standing);
+        self.pressure.insert(description.key.clone(), now);
         let share = |now: Option<u64>, before: Option<u64>| {
             let grown_us = now?.saturating_sub(before.unwrap_or(0));
             let window = Duration::from_nanos(duration_ns).as_secs_f64();

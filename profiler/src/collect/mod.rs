@@ -173,6 +173,7 @@ pub struct Collection {
     /// Indices that no verdict was given for yet.
     undecided: Vec<u32>,
     pressure: BTreeMap<ContainerKey, limits::PressureTotals>,
+    host_pressure: limits::PressureTotals,
     start_ns: u64,
     /// `u64::MAX` until the last window has ended.
     end_ns: u64,
@@ -254,6 +255,7 @@ impl Collection {
             window_began: Instant::now(),
             undecided: Vec::new(),
             pressure: BTreeMap::new(),
+            host_pressure: limits::PressureTotals::default(),
             warnings: Vec::new(),
         };
         this.follow_containers();
@@ -398,8 +400,10 @@ impl Collection {
     }
 
     fn note_pressure(&mut self) {
+        self.host_pressure = limits::host_pressure_totals();
         for container in self.resolver.describe_all() {
-            let totals = limits::pressure_totals(self.resolver.hierarchy(), &container.cgroup);
+            let nothing = limits::PressureTotals::default();
+            let totals = limits::pressure_totals(self.resolver.hierarchy(), &container.cgroup, nothing);
             self.pressure.insert(container.key, totals);
         }
     }

@@ -74,19 +74,45 @@ impl<'a> CpuLimits<'a> {
     }
 }
 
-/// Totals of pressure stalls of the cgroup at `path`. v1 has none.
-pub fn pressure_totals(hierarchy: &Hierarchy, path: &str) -> PressureTotals {
+/// Totals of pressure stalls of the cgroup at `path`, where they are not known from `standing`. v1 has none.
+pub fn pressure_totals(hierarchy: &Hierarchy, path: &str, standing: PressureTotals) -> PressureTotals {
     if hierarchy.version != Version::V2 {
         return PressureTotals::default();
     }
     let directory = directory(&hierarchy.root, path);
-    // Asked of every container in every window: one read of what is wanted, which comes first.
-    let total = |file: &str| {
-        let mut start = [0; 128];
-        let bytes = fs::File::open(directory.join(file)).and_then(|mut file| file.read(&mut start)).ok()?;
-        some_total(std::str::from_utf8(&start[..bytes]).ok()?)
-    };
-    PressureTotals { cpu_us: total("cpu.pressure"), io_us: total("io.pressure"), memory_us: total("memory.pressure") }
+    PressureTotals {
+        cpu_us: standing.cpu_us.or_else(|| read_total(&directory.join("cpu.pressure"))),
+        io_us: standing.io_us.or_else(|| read_total(&directory.join("io.pressure"))),
+        memory_us: standing.memory_us.or_else(|| read_total(&directory.join("memory.pressure"))),
+    }
+}
+
+/// Totals of pressure stalls of the whole host. None of a cgroup's grows without the host's.
+pub fn host_pressure_totals() -> PressureTotals {
+    let total = |resource: &str| read_total(&Path::new("/proc/pressure").join(resource));
+    PressureTotals { cpu_us: total("cpu"), io_us: total("io"), memory_us: total("memory") }
+}
+
+/// Asked of every container in every window: one read of what is wanted, which comes first.
+fn read_total(file: &Path) -> Option<u64> {
+    let mut start = [0; 128];
+    let bytes = fs::File::open(file).and_then(|mut file| file.read(&mut start)).ok()?;
+    some_total(std::str::from_utf8(&start[..bytes]).ok()?)
+}
+
+impl PressureTotals {
+    /// Those of these totals that still hold: the host's have not grown between `before` and `now`.
+    #[must_use]
+    pub fn standing(self, before: Self, now: Self) -> Self {
+        let held = |mine: Option<u64>, before: Option<u64>, now: Option<u64>| {
+            mine.filter(|_| before.is_some() && before == now)
+        };
+        Self {
+            cpu_us: held(self.cpu_us, before.cpu_us, now.cpu_us),
+            io_us: held(self.io_us, before.io_us, now.io_us),
+            memory_us: held(self.memory_us, before.memory_us, now.memory_us),
+        }
+    }
 }
 
 /// The kernel's accounting of the cgroup at `path`, from v2 or from the v1 controllers, whichever keeps it here.
@@ -209,8 +235,27 @@ mod tests {
         assert_eq!(accounting.periods, Some(40));
         assert_eq!(accounting.throttled_periods, Some(30));
         assert_eq!(accounting.throttled_ns, Some(123_456_789));
-        let pressure = pressure_totals(&hierarchy, "/docker/x");
+        let pressure = pressure_totals(&hierarchy, "/docker/x", PressureTotals::default());
         assert_eq!(pressure, PressureTotals { cpu_us: Some(42), io_us: None, memory_us: None });
+    }
+
+    #[test]
+    fn what_has_not_grown_for_the_whole_host_is_not_read_again() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("x")).unwrap();
+        for (file, total) in [("cpu", 10), ("io", 20), ("memory", 30)] {
+            let text = format!("some avg10=0.00 avg60=0.00 avg300=0.00 total={total}\nfull total=1\n");
+            fs::write(root.path().join(format!("x/{file}.pressure")), text).unwrap();
+        }
+        let hierarchy =
+            Hierarchy::for_tests(&format!("31 23 0:38 / {} rw - cgroup2 cgroup2 rw\n", root.path().display()));
+        let of = |cpu_us, io_us, memory_us| PressureTotals { cpu_us, io_us, memory_us };
+        let mine = of(Some(1), Some(2), None);
+        let standing = mine.standing(of(Some(100), Some(200), Some(300)), of(Some(101), Some(200), Some(300)));
+        assert_eq!(standing, of(None, Some(2), None), "the CPU's has grown, and memory's was never read");
+        assert_eq!(pressure_totals(&hierarchy, "/x", standing), of(Some(10), Some(2), Some(30)));
+        let unknown = mine.standing(PressureTotals::default(), PressureTotals::default());
+        assert_eq!(unknown, PressureTotals::default(), "the host tells nothing");
     }
 
     #[test]
