@@ -32,6 +32,8 @@ const WORDS: u32 = 256;
 /// Where a thread that is off the CPU has the address it goes on at: behind the six registers that the switch saves
 /// (`struct inactive_task_frame`).
 const FIRST_PLACE: u32 = 6;
+/// Bytes between the outermost address and the user registers behind it: its own.
+const TO_REGISTERS: u64 = 8;
 /// Every so manieth stack that differs from the remembered one replaces it; a power of two.
 const REPLACE_EVERY: u32 = 4;
 
@@ -97,7 +99,7 @@ pub fn of_blocked(task: Task, slot: &TaskSlot, cpu: u32, stack: *mut u8) -> i64 
         let length = unsafe { ptr::read_volatile(&raw const bytes) } as usize & ADDRESSES_MASK;
         // SAFETY: as above; there is room for as many.
         unsafe { copy((&raw mut (*remembered).addresses).cast(), length as u32, stack.cast()) };
-        remember(remembered, pointer, (length / 8) as u32);
+        remember(remembered, task, pointer, (length / 8) as u32);
     }
     bytes
 }
@@ -134,14 +136,18 @@ pub extern "C" fn kernel_stack_is_remembered(cpu: u32, place: u32, pointer: u64)
 struct Search {
     remembered: *mut Remembered,
     pointer: u64,
+    /// Where the thread's user registers are saved: where the stack begins.
+    registers: u64,
     frames: u32,
 }
 
 /// Finds where the addresses that were put down lie on the stack that they were walked on. Remembers them if each is there, in
-/// order, and no two that follow one another could be mistaken.
+/// order, no two that follow one another could be mistaken, and the last is where user mode was left: a walk that went no
+/// further says nothing of who called the last frame.
 #[inline(always)]
-fn remember(remembered: *mut Remembered, pointer: u64, frames: u32) {
-    let mut search = Search { remembered, pointer, frames };
+fn remember(remembered: *mut Remembered, task: Task, pointer: u64, frames: u32) {
+    let registers = task.registers().0 as u64;
+    let mut search = Search { remembered, pointer, registers, frames };
     // SAFETY: the element lives while the program runs, and only this CPU looks at it. The helper gives the context to `look_at_word`
     // and to nobody else.
     unsafe {
@@ -169,7 +175,9 @@ extern "C" fn look_at_word(index: u64, context: *mut c_void) -> c_long {
             if found + 1 < search.frames {
                 return 0;
             }
-            (*remembered).frames = search.frames;
+            if search.pointer + u64::from(at) * 8 + TO_REGISTERS == search.registers {
+                (*remembered).frames = search.frames;
+            }
             return 1;
         }
         // Left over from an earlier call: which of the two is the frame's cannot be told.
