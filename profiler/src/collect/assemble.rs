@@ -556,11 +556,8 @@ fn described(description: Description, pressure: Pressure) -> Container {
 /// Adds the seconds of all indices that stand for a container.
 fn add_seconds(containers: &mut Containers, seconds: FxHashMap<u32, Vec<u64>>) {
     for (index, series) in seconds {
-        let Some(place) = containers.by_index.get(&index) else { continue };
-        let sums = &mut containers.list[*place].cpu_ns_by_second;
-        sums.resize(sums.len().max(series.len()), 0);
-        for (sum, ns) in sums.iter_mut().zip(series) {
-            *sum += ns;
+        if let Some(place) = containers.by_index.get(&index) {
+            containers.list[*place].add_seconds(0, &series);
         }
     }
 }

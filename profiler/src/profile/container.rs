@@ -63,6 +63,19 @@ pub struct Container {
 }
 
 impl Container {
+    /// Adds CPU nanoseconds of seconds that come after `before` others. Seconds of one number are the same for all containers:
+    /// who was not there used nothing.
+    pub fn add_seconds(&mut self, before: usize, ns: &[u64]) {
+        if ns.is_empty() {
+            return;
+        }
+        let sums = &mut self.cpu_ns_by_second;
+        sums.resize(sums.len().max(before + ns.len()), 0);
+        for (sum, ns) in sums.iter_mut().skip(before).zip(ns) {
+            *sum = sum.saturating_add(*ns);
+        }
+    }
+
     /// Puts its syscalls in order: the largest total time first.
     pub fn sort_syscalls(&mut self) {
         self.syscalls.sort_by(|a, b| b.total_ns.cmp(&a.total_ns).then_with(|| a.name.cmp(&b.name)));

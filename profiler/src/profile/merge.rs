@@ -154,7 +154,7 @@ fn merge_containers(mine: &mut Vec<Container>, theirs: Vec<Container>, weights: 
             merge_container(there, container, weights, seconds);
         } else {
             let series = std::mem::take(&mut container.cpu_ns_by_second);
-            add_seconds(&mut container.cpu_ns_by_second, seconds, &series);
+            container.add_seconds(seconds, &series);
             container.name = name;
             scale_pressure(&mut container.pressure, weights);
             mine.push(container);
@@ -162,18 +162,6 @@ fn merge_containers(mine: &mut Vec<Container>, theirs: Vec<Container>, weights: 
         indices.push(ContainerIndex(position as u32));
     }
     indices
-}
-
-/// Adds seconds that come after `before` others. Seconds of one number are the same for all containers: who was not there used
-/// nothing.
-fn add_seconds(mine: &mut Vec<u64>, before: usize, theirs: &[u64]) {
-    if theirs.is_empty() {
-        return;
-    }
-    mine.resize(mine.len().max(before + theirs.len()), 0);
-    for (sum, ns) in mine.iter_mut().skip(before).zip(theirs) {
-        *sum = sum.saturating_add(*ns);
-    }
 }
 
 /// Where the containers of one profile go in another.
@@ -278,7 +266,7 @@ fn merge_container(mine: &mut Container, theirs: Container, weights: (u64, u64),
         memory: mean(mine.pressure.memory, theirs.pressure.memory, weights),
     };
     mine.ledger.merge(&theirs.ledger);
-    add_seconds(&mut mine.cpu_ns_by_second, seconds, &theirs.cpu_ns_by_second);
+    mine.add_seconds(seconds, &theirs.cpu_ns_by_second);
     mine.run_queue.latency.merge(&theirs.run_queue.latency);
     mine.run_queue.max_ns = mine.run_queue.max_ns.max(theirs.run_queue.max_ns);
 
