@@ -9,6 +9,7 @@
 )]
 
 pub mod account;
+pub mod clock;
 pub mod event;
 pub mod histogram;
 pub mod record;
@@ -16,7 +17,7 @@ pub mod settings;
 pub mod syscall;
 pub mod unwind;
 
-pub use account::{CpuState, LedgerRow, Part, SyscallRow};
+pub use account::{Account, CpuState, LedgerRow, Part, SyscallRow};
 pub use event::{Event, EventKind, EventWithPath};
 pub use record::{RecordHeader, RecordKind, Ring};
 pub use settings::{Control, Counter, Offsets, Settings};
@@ -38,10 +39,8 @@ pub const CONTAINER_FIRST: u32 = 3;
 
 /// Names of the maps, as both sides call them.
 pub mod map {
-    /// `LedgerRow` by (generation, CPU, container).
-    pub const LEDGER: &str = "LEDGER";
-    /// Nanoseconds that each container ran on each CPU, by (CPU, container); never reset.
-    pub const CLOCKS: &str = "CLOCKS";
+    /// `Account` by (CPU, container).
+    pub const ACCOUNTS: &str = "ACCOUNTS";
     /// `CpuState` by CPU.
     pub const CPUS: &str = "CPUS";
     /// Container index by cgroup id.

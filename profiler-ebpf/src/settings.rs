@@ -67,6 +67,8 @@ pub struct Offsets {
     pub kn_id: u32,
     /// `files_struct.fdt`.
     pub files_fdt: u32,
+    /// `files_struct.fd_array`: 64 elements.
+    pub files_fd_array: u32,
     /// `fdtable.fd`.
     pub fdt_fd: u32,
     /// `fdtable.max_fds`.
@@ -155,6 +157,7 @@ impl Offsets {
             root_hierarchy: Self::ABSENT,
             kn_id: Self::ABSENT,
             files_fdt: Self::ABSENT,
+            files_fd_array: Self::ABSENT,
             fdt_fd: Self::ABSENT,
             fdt_max_fds: Self::ABSENT,
             file_inode: Self::ABSENT,
@@ -212,9 +215,13 @@ pub struct Settings {
     pub filter_processes: u32,
     /// Whether user stacks are walked by tables; else by frame pointers, by the kernel.
     pub unwind: u32,
-    /// Unused.
-    pub reserved: u32,
+    /// BTF id of `files_struct`, where [`CAST_CALL`]s are calls of a function that can give memory that type; else 0.
+    pub files_struct_type: u32,
 }
+
+/// What the programs call where they mean the kernel's `bpf_rdonly_cast`: a number that no helper has, which the loader replaces.
+/// Where the kernel has no such function the call is never reached, and what the verifier finds to be dead it does not check.
+pub const CAST_CALL: i32 = 0x7ead_0001;
 
 /// What a container's filter byte says.
 pub mod filter {
@@ -339,6 +346,6 @@ counters! {
 pub const COUNTERS: usize = 32;
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS);
-const _: () = assert!(size_of::<Offsets>() == 56 * 4 && align_of::<Offsets>() == 4);
+const _: () = assert!(size_of::<Offsets>() == 57 * 4 && align_of::<Offsets>() == 4);
 const _: () = assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 8);
 const _: () = assert!(size_of::<Control>() == 32 && align_of::<Control>() == 8);

@@ -1,6 +1,6 @@
 //! A dense index for each cgroup: given when it is first seen, cached in each thread's slot.
 
-use profiler_ebpf::{CONTAINER_KERNEL, CONTAINER_OVERFLOW, Counter, settings::filter};
+use profiler_ebpf::{CONTAINER_FIRST, CONTAINER_KERNEL, CONTAINER_OVERFLOW, Counter, settings::filter};
 
 use crate::{
     counter::count,
@@ -13,15 +13,28 @@ use crate::{
 const NO_EXIST: u64 = 1;
 
 /// Makes sure that the slot knows its thread's container: runtimes move processes after they were forked.
+///
+/// A thread that is moved gets another `css_set`, so its address tells whether anything is to be looked up. That a freed
+/// one's address came back to the same thread while it was off the CPU takes two moves in one gap; [`verify`] would
+/// find it.
 #[inline(always)]
 pub fn refresh(slot: &mut TaskSlot, task: Task) {
-    if slot.container == CONTAINER_KERNEL {
+    let css_set = task.css_set();
+    if css_set != slot.css_set && slot.container != CONTAINER_KERNEL {
+        slot.css_set = css_set;
+        slot.container = index_of(task.cgroup_id());
+    }
+}
+
+/// Has the container looked up anew, if its cgroup is not the thread's.
+#[inline(always)]
+pub fn verify(slot: &mut TaskSlot, task: Task) {
+    if slot.container < CONTAINER_FIRST {
         return;
     }
-    let cgroup = task.cgroup_id();
-    if cgroup != slot.cgroup {
-        slot.cgroup = cgroup;
-        slot.container = index_of(cgroup);
+    let known = CONTAINER_CGROUPS.get(slot.container);
+    if known.is_some_and(|known| *known != task.cgroup_id()) {
+        slot.css_set = 0;
     }
 }
 

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use profiler_ebpf::{Counter, Part, RecordHeader, RecordKind, record::user_stack, settings::iterate};
 
 use crate::{
-    clock, container,
+    account, clock, container,
     counter::count,
     kernel::{Task, is_dead, is_new},
     lifecycle,
@@ -126,7 +126,11 @@ fn observe(slot: &mut TaskSlot, task: Task, state: u32) {
     let registers = task.registers();
     slot.gap_syscall = wait::syscall_of(registers);
     slot.reason = wait::reason(slot, task, registers, state) as u32;
-    wait::queue(slot, task.cpu(), now_ns, task.throttled_ns());
+    let cpu = task.cpu();
+    if let Some(state) = clock::cpu_state(cpu) {
+        let clock_ns = clock::read(state, cpu, slot.container, now_ns);
+        wait::queue(slot, cpu, now_ns, clock_ns, task.throttled_ns());
+    }
     // Zero stands for no gap where sys_exit is asked for a stack.
     slot.sequence += 1;
     slot.created_ns = now_ns;
@@ -145,6 +149,7 @@ fn observe(slot: &mut TaskSlot, task: Task, state: u32) {
 #[inline(always)]
 fn settle(task: Task, seq: *mut seq_file) {
     let Some(slot) = task::slot_of(task) else { return };
+    container::verify(slot, task);
     let Window { generation, start_ns } = window::current();
     let (since_ns, state) = (slot.since_ns, slot.state);
     if state == task::ABSENT || since_ns >= start_ns || !container::is_wanted(slot) {
@@ -155,9 +160,9 @@ fn settle(task: Task, seq: *mut seq_file) {
         return;
     }
     let previous_ns = start_ns - since_ns;
-    // The row that belongs to no CPU.
-    let cpu = setting!(cpus);
-    let Some(row) = window::row(generation ^ 1, cpu, slot.container) else { return };
+    // The account that belongs to no CPU.
+    let Some(account) = account::of(setting!(cpus), slot.container) else { return };
+    let row = account::row(account, generation ^ 1);
     match state {
         task::RUNNING => {
             settle_running(slot, task, row, since_ns, previous_ns);
@@ -165,7 +170,7 @@ fn settle(task: Task, seq: *mut seq_file) {
         }
         task::RUNNABLE => settle_wait(slot, task, row, queued_ns, start_ns),
         _ => {
-            window::add(row, slot.reason, previous_ns);
+            account::add(row, slot.reason, previous_ns);
             slot.gap_blocked_ns = start_ns.saturating_sub(slot.gap_start_ns);
         }
     }
@@ -194,7 +199,7 @@ fn settle_running(
     let elapsed_ns = now_ns.saturating_sub(since_ns);
     let known_ns = task.exec_ns().wrapping_sub(slot.exec_ns) + TICK_NS;
     let ran_ns = if known_ns >= elapsed_ns { previous_ns } else { window::share(known_ns, previous_ns, elapsed_ns) };
-    window::add_ran(row, previous_ns, ran_ns);
+    account::add_ran(row, previous_ns, ran_ns);
     slot.exec_ns = slot.exec_ns.wrapping_add(ran_ns);
 }
 
@@ -204,7 +209,7 @@ fn settle_running(
 fn settle_wait(slot: &mut TaskSlot, task: Task, row: &mut profiler_ebpf::LedgerRow, queued_ns: u64, start_ns: u64) {
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
-    let clock_ns = clock::read(slot.cpu, slot.container, now_ns);
+    let clock_ns = clock::cpu_state(slot.cpu).map_or(0, |state| clock::read(state, slot.cpu, slot.container, now_ns));
     let waited = wait::waited(slot, now_ns, clock_ns, task.throttled_ns());
     let (part_ns, whole_ns) = (start_ns.saturating_sub(queued_ns), now_ns.saturating_sub(queued_ns));
     let own_ns = window::share(waited.own_ns, part_ns, whole_ns);
@@ -213,9 +218,9 @@ fn settle_wait(slot: &mut TaskSlot, task: Task, row: &mut profiler_ebpf::LedgerR
     slot.queued_ns = start_ns;
     slot.queued_clock_ns += own_ns;
     slot.queued_throttled_ns += throttled_ns;
-    window::add(row, Part::RunnableSelf as u32, own_ns);
-    window::add(row, Part::RunnableOther as u32, other_ns);
-    window::add(row, Part::Throttled as u32, throttled_ns);
+    account::add(row, Part::RunnableSelf as u32, own_ns);
+    account::add(row, Part::RunnableOther as u32, other_ns);
+    account::add(row, Part::Throttled as u32, throttled_ns);
     slot.gap_self_ns += own_ns;
     slot.gap_other_ns += other_ns;
     slot.gap_throttled_ns += throttled_ns;

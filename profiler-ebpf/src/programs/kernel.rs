@@ -4,15 +4,15 @@
 //! constant offset against BTF, gives the result the member's type where that is a pointer again, and turns a fault into
 //! a zero. `bpf_probe_read_kernel` is ten times dearer and only used where the type is lost (an array of pointers).
 
-use core::{ffi::c_void, ptr};
+use core::{arch::asm, ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::task_struct,
     helpers::{bpf_probe_read_kernel, generated::bpf_task_pt_regs},
 };
-use profiler_ebpf::{COMM_BYTES, Offsets, record::RecordHeader};
+use profiler_ebpf::{COMM_BYTES, Offsets, record::RecordHeader, settings::CAST_CALL};
 
-use crate::maps::{offset, timer_operations};
+use crate::maps::{offset, setting, timer_operations};
 
 /// `PF_KTHREAD`: a kernel thread.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -70,6 +70,23 @@ impl From<u32> for FileKind {
 pub unsafe fn load<T: Copy>(base: *const c_void, offset: u32) -> T {
     // SAFETY: the caller's promise; a fault reads as zero.
     unsafe { ptr::read_volatile(base.cast::<u8>().add(offset as usize).cast::<T>()) }
+}
+
+/// Gives the memory at an address a type: what lies there is then loaded plainly, and a fault reads as zero.
+///
+/// # Safety
+///
+/// Only where [`Settings`](profiler_ebpf::Settings) has the type: the loader makes the call one of `bpf_rdonly_cast`.
+#[inline(always)]
+unsafe fn cast(address: u64, type_id: u32) -> *const c_void {
+    let typed: u64;
+    // SAFETY: the function reads its two arguments and nothing else; like every call it may change the first six registers.
+    unsafe {
+        asm!("call {call}", call = const CAST_CALL,
+            inlateout("r1") address => _, inlateout("r2") u64::from(type_id) => _,
+            lateout("r0") typed, lateout("r3") _, lateout("r4") _, lateout("r5") _);
+    }
+    typed as *const c_void
 }
 
 /// A thread, as tp_btf arguments, the iterator and `bpf_get_current_task_btf` give it.
@@ -187,6 +204,12 @@ impl Task {
         }
     }
 
+    /// Address of its `css_set`: the same while it is in the same cgroups.
+    #[inline(always)]
+    pub fn css_set(self) -> u64 {
+        self.member(offset!(task_cgroups))
+    }
+
     /// Id of its cgroup in the hierarchy that containers live in.
     #[inline(always)]
     pub fn cgroup_id(self) -> u64 {
@@ -208,24 +231,33 @@ impl Task {
         Registers(unsafe { bpf_task_pt_regs(self.0) } as *const c_void)
     }
 
-    /// How long it has been waiting on its run queue, as the scheduler accounts it (schedstat's run_delay), in
-    /// nanoseconds; none where that is not known.
+    /// The clock of the run queue that it is on, as the scheduler set it last, in nanoseconds since it counts; none where the
+    /// kernel has no groups of threads.
     #[inline(always)]
-    pub fn queued_ns(self) -> Option<u64> {
-        if offset!(task_last_queued) == Offsets::ABSENT || offset!(task_cfs_rq) == Offsets::ABSENT {
-            return None;
-        }
-        let queued: u64 = self.member(offset!(task_last_queued));
-        if queued == 0 {
+    pub fn queue_clock_ns(self) -> Option<u64> {
+        if offset!(task_cfs_rq) == Offsets::ABSENT
+            || offset!(cfs_rq_rq) == Offsets::ABSENT
+            || offset!(rq_wall_clock) == Offsets::ABSENT
+        {
             return None;
         }
         let cfs_rq: *const c_void = self.member(offset!(task_cfs_rq));
         // SAFETY: typed by the loads before them (`cfs_rq`, `rq`).
-        let now: u64 = unsafe {
+        unsafe {
             let rq: *const c_void = load(cfs_rq, offset!(cfs_rq_rq));
-            load(rq, offset!(rq_wall_clock))
-        };
-        Some(now.saturating_sub(queued))
+            Some(load(rq, offset!(rq_wall_clock)))
+        }
+    }
+
+    /// Since when it waits on its run queue, by that queue's clock, as the scheduler accounts it (schedstat's run_delay), in
+    /// nanoseconds; none where that is not known.
+    #[inline(always)]
+    pub fn queued_since_ns(self) -> Option<u64> {
+        if offset!(task_last_queued) == Offsets::ABSENT {
+            return None;
+        }
+        let since_ns: u64 = self.member(offset!(task_last_queued));
+        if since_ns == 0 { None } else { Some(since_ns) }
     }
 
     /// How long the run queue it is on has been throttled so far, in nanoseconds of the queue's own clock.
@@ -239,10 +271,12 @@ impl Task {
         // SAFETY: typed by the loads before them (`cfs_rq`, `rq`).
         unsafe {
             let time: u64 = load(cfs_rq, offset!(cfs_rq_throttled_time));
-            let since: u64 = load(cfs_rq, offset!(cfs_rq_throttled_since));
             let count = offset!(cfs_rq_throttle_count);
-            let throttled = if count == Offsets::ABSENT { since != 0 } else { load::<u32>(cfs_rq, count) != 0 };
-            if !throttled {
+            if count != Offsets::ABSENT && load::<u32>(cfs_rq, count) == 0 {
+                return time;
+            }
+            let since: u64 = load(cfs_rq, offset!(cfs_rq_throttled_since));
+            if count == Offsets::ABSENT && since == 0 {
                 return time;
             }
             let rq: *const c_void = load(cfs_rq, offset!(cfs_rq_rq));
@@ -287,10 +321,16 @@ impl Task {
         }
     }
 
+    /// Its `files_struct`.
+    #[inline(always)]
+    pub fn files(self) -> *const c_void {
+        self.member(offset!(task_files))
+    }
+
     /// The open file behind a descriptor of the thread's process.
     #[inline(always)]
     pub fn file(self, descriptor: u64) -> Option<File> {
-        let files: *const c_void = self.member(offset!(task_files));
+        let files = self.files();
         // SAFETY: `files_struct` and `fdtable` are typed; the table of descriptors is an array of pointers, whose type is
         // lost, so the helper reads it and checks.
         unsafe {
@@ -307,7 +347,24 @@ impl Task {
     /// Address of the operations of the file behind a descriptor; 0 if there is none.
     #[inline(always)]
     pub fn file_operations(self, descriptor: u64) -> u64 {
-        self.file(descriptor).map_or(0, File::operations)
+        let type_id = setting!(files_struct_type);
+        if type_id == 0 {
+            return self.file(descriptor).map_or(0, File::operations);
+        }
+        // SAFETY: `files_struct` and `fdtable` are typed. An element of the table of descriptors is looked at as the first of
+        // the array that `files_struct` ends with, whose elements are typed `file`.
+        unsafe {
+            let table: *const c_void = load(self.files(), offset!(files_fdt));
+            let max: u32 = load(table, offset!(fdt_max_fds));
+            if descriptor >= u64::from(max) {
+                return 0;
+            }
+            let array: u64 = load(table, offset!(fdt_fd));
+            let first = offset!(files_fd_array);
+            let files = cast((array + descriptor * 8).wrapping_sub(u64::from(first)), type_id);
+            let file: *const c_void = load(files, first);
+            load(file, offset!(file_op))
+        }
     }
 }
 
@@ -324,14 +381,14 @@ impl File {
 
     /// Address of its operations; 0 if it cannot be read.
     #[inline(always)]
-    pub fn operations(self) -> u64 {
+    fn operations(self) -> u64 {
         // SAFETY: the helper checks what it reads.
         unsafe { bpf_probe_read_kernel((self.0 + u64::from(offset!(file_op))) as *const u64) }.unwrap_or(0)
     }
 
-    /// What kind of file it is; `operations` are its own.
+    /// What kind of file it is.
     #[inline(always)]
-    pub fn kind(self, operations: u64) -> FileKind {
+    pub fn kind(self) -> FileKind {
         // SAFETY: the helper checks what it reads.
         let mode = unsafe {
             let Ok(inode) = bpf_probe_read_kernel((self.0 + u64::from(offset!(file_inode))) as *const u64) else {
@@ -344,8 +401,11 @@ impl File {
         };
         let kind = mode >> S_IFMT_SHIFT;
         // Anonymous files have no type, or (6.16 and newer) that of a regular file.
-        if (kind == 0 || kind == S_IFREG) && operations != 0 && operations == timer_operations() {
-            return FileKind::Timer;
+        if kind == 0 || kind == S_IFREG {
+            let operations = self.operations();
+            if operations != 0 && operations == timer_operations() {
+                return FileKind::Timer;
+            }
         }
         match kind {
             S_IFSOCK => FileKind::Socket,

@@ -34,7 +34,7 @@ const WORDS: u32 = 256;
 const FIRST_PLACE: u32 = 6;
 /// Bytes between the outermost address and the user registers behind it: its own.
 const TO_REGISTERS: u64 = 8;
-/// Every so manieth stack that differs from the remembered one replaces it; a power of two.
+/// One in so many stacks that differ from the remembered one replaces it; a power of two.
 const REPLACE_EVERY: u32 = 4;
 
 /// A mask that lets through the bytes of fewer addresses than there is room for.

@@ -53,8 +53,8 @@ pub fn initialize(slot: &mut TaskSlot, task: Task, inherited: u32) {
     if task.is_kernel_thread() {
         slot.container = CONTAINER_KERNEL;
     } else {
-        slot.cgroup = task.cgroup_id();
-        slot.container = container::index_of(slot.cgroup);
+        slot.css_set = task.css_set();
+        slot.container = container::index_of(task.cgroup_id());
     }
 }
 

@@ -2,11 +2,15 @@
 //!
 //! Every program reads as the story of one event: guard, state, decide, account. Entry points only adapt the context;
 //! what they call takes plain values.
+//!
+//! What few events come to stands in functions of its own, marked as cold. They name the section that all functions are in: the
+//! compiler would give them another, and the loader follows calls within one only.
 
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod account;
 mod atomic;
 mod cgroup;
 mod clock;

@@ -9,7 +9,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use profiler_ebpf::{
-    Control, CpuState, Event, LedgerRow, Offsets, Ring, Settings, SyscallRow,
+    Account, Control, CpuState, Event, Offsets, Ring, Settings, SyscallRow,
     settings::COUNTERS,
     syscall,
     unwind::{
@@ -27,9 +27,7 @@ const MMAPABLE: usize = 1 << 10;
 const NO_PREALLOC: usize = 1;
 
 #[btf_map]
-pub static LEDGER: Array<LedgerRow, 1, MMAPABLE> = Array::new();
-#[btf_map]
-pub static CLOCKS: Array<u64, 1, MMAPABLE> = Array::new();
+pub static ACCOUNTS: Array<Account, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static CPUS: Array<CpuState, 1, MMAPABLE> = Array::new();
 #[btf_map]
@@ -99,7 +97,7 @@ pub static SETTINGS: Settings = Settings {
     filter_containers: 0,
     filter_processes: 0,
     unwind: 0,
-    reserved: 0,
+    files_struct_type: 0,
 };
 
 #[unsafe(no_mangle)]

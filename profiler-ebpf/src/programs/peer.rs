@@ -35,7 +35,7 @@ pub fn describe(record: *mut u8, task: Task, slot: &TaskSlot) {
     }
     let descriptor = task.registers().argument((class >> ARGUMENT_SHIFT) & ARGUMENT_MASK) & 0xffff_ffff;
     let Some(file) = task.file(descriptor) else { return };
-    if file.kind(file.operations()) != FileKind::Socket {
+    if file.kind() != FileKind::Socket {
         return;
     }
     let header = record.cast::<RecordHeader>();

@@ -1,14 +1,10 @@
 //! A thread moves to another CPU. If it was waiting for the one it leaves, that part of its wait is settled there.
 
-use aya_ebpf::{
-    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::{helpers::generated::bpf_get_smp_processor_id, macros::btf_tracepoint, programs::BtfTracePointContext};
 use profiler_ebpf::Counter;
 
 use crate::{
-    clock, container,
+    account, clock, container,
     counter::count,
     kernel::Task,
     task::{self, TaskSlot},
@@ -30,12 +26,17 @@ pub fn sched_migrate_task(context: BtfTracePointContext) -> i32 {
 
 #[inline(always)]
 fn migrate(slot: &mut TaskSlot, task: Task, destination: u32) {
-    // SAFETY: the helpers have no preconditions.
-    let (now_ns, here) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
-    let clock_ns = clock::read(slot.cpu, slot.container, now_ns);
+    let (Some(left), Some(joined)) = (clock::cpu_state(slot.cpu), clock::cpu_state(destination)) else { return };
+    // SAFETY: the helper has no preconditions.
+    let here = unsafe { bpf_get_smp_processor_id() };
+    let now_ns = clock::now(left, task.queue_clock_ns());
+    let clock_ns = clock::read(left, slot.cpu, slot.container, now_ns);
     let waited = wait::waited(slot, now_ns, clock_ns, task.throttled_ns());
     if container::is_wanted(slot) {
-        window::account_waited(window::end_state(slot, window::current(), now_ns), here, slot.container, waited);
+        if let Some(account) = account::of(here, slot.container) {
+            let stretch = window::end_state(slot, window::of(left), now_ns);
+            window::account_waited(account, stretch, waited);
+        }
         slot.gap_self_ns += waited.own_ns;
         slot.gap_other_ns += waited.other_ns;
         slot.gap_throttled_ns += waited.throttled_ns;
@@ -45,5 +46,6 @@ fn migrate(slot: &mut TaskSlot, task: Task, destination: u32) {
         }
     }
     slot.since_ns = now_ns;
-    wait::queue(slot, destination, now_ns, task.throttled_on_ns(destination));
+    let clock_ns = clock::read(joined, destination, slot.container, now_ns);
+    wait::queue(slot, destination, now_ns, clock_ns, task.throttled_on_ns(destination));
 }

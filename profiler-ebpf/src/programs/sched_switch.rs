@@ -16,7 +16,7 @@ use profiler_ebpf::{
 };
 
 use crate::{
-    clock, container,
+    account, clock, container,
     counter::count,
     kernel::{Task, is_dead},
     kernel_stack,
@@ -41,6 +41,8 @@ struct Moment {
     window: Window,
     cpu: u32,
     now_ns: u64,
+    /// The same moment by the clock of the CPU's run queue, where that is known.
+    queue_ns: Option<u64>,
 }
 
 /// Who leaves the CPU, and who takes over.
@@ -52,16 +54,18 @@ struct Threads {
 
 #[inline(always)]
 fn switch(context: *mut c_void, preempted: bool, previous: Task, next: Task) {
-    // SAFETY: the helpers have no preconditions.
-    let (now_ns, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
     let Some(state) = clock::cpu_state(cpu) else { return };
+    let queue_ns = previous.queue_clock_ns();
+    let now_ns = clock::now(state, queue_ns);
+    let moment = Moment { window: window::of(state), cpu, now_ns, queue_ns };
     end_slice(state, cpu, now_ns);
-    let window = window::current();
     if previous.tid() != 0 {
         match task::slot_of(previous) {
             Some(slot) => {
                 let threads = Threads { leaves: previous, follows: next };
-                leave(context, state, slot, threads, preempted, Moment { window, cpu, now_ns });
+                leave(context, state, slot, threads, preempted, moment);
             }
             None => count(Counter::SwitchNoSlot),
         }
@@ -71,7 +75,7 @@ fn switch(context: *mut c_void, preempted: bool, previous: Task, next: Task) {
     } else {
         match task::slot_of(next) {
             Some(slot) => {
-                arrive(state, slot, next, Moment { window, cpu, now_ns });
+                arrive(state, slot, next, moment);
                 slot.container
             }
             None => {
@@ -90,7 +94,9 @@ fn end_slice(state: &mut CpuState, cpu: u32, now_ns: u64) {
     if since_ns == 0 {
         return;
     }
-    clock::advance(cpu, state.running, now_ns.saturating_sub(since_ns));
+    if let Some(account) = account::of(cpu, state.running) {
+        account.clock_ns += now_ns.saturating_sub(since_ns);
+    }
     // A container's threads often follow one another: their slices are remembered as one.
     let (running, ended) = (state.running, state.slices_ended);
     let last = slice(state, ended.wrapping_sub(1));
@@ -150,7 +156,8 @@ fn leave(
         slot.runnable_ns = now_ns;
         slot.reason = Part::RunnableOther as u32;
         slot.gap_syscall = NO_SYSCALL;
-        wait::queue(slot, cpu, now_ns, task.throttled_ns());
+        let clock_ns = clock::read(state, cpu, slot.container, now_ns);
+        wait::queue(slot, cpu, now_ns, clock_ns, task.throttled_ns());
     } else {
         slot.state = task::BLOCKED;
         if wanted {
@@ -169,7 +176,8 @@ fn account_running(slot: &mut TaskSlot, task: Task, moment: Moment, runnable: bo
     let (user_ns, kernel_ns, exec_ns) = (task.user_ticks_ns(), task.kernel_ticks_ns(), task.exec_ns());
     let ran_ns = exec_ns.wrapping_sub(slot.exec_ns);
     let stretch = window::end_state(slot, moment.window, moment.now_ns);
-    if let Some(row) = window::account_ran(stretch, moment.cpu, slot.container, ran_ns) {
+    if let Some(account) = account::of(moment.cpu, slot.container) {
+        let row = window::account_ran(account, stretch, ran_ns);
         row.user_ticks_ns += user_ns.wrapping_sub(slot.user_ticks_ns);
         row.kernel_ticks_ns += kernel_ns.wrapping_sub(slot.kernel_ticks_ns);
         if runnable {
@@ -199,17 +207,26 @@ fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, thre
     if (u64::from(clock::random(state)) * threshold_ns) >> 32 >= slot.take_ns {
         return;
     }
+    take_at_switch(context, slot, task, cpu, now_ns);
+}
+
+/// Takes the user stack of a gap that begins. Not a function of its own as other rare things are: with the walker's two frames there
+/// would be more stack than kernels before 6.12 allow.
+#[inline(always)]
+fn take_at_switch(context: *mut c_void, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) {
     let Some(room) = ring::reserve(&OFF_CPU_RINGS, cpu) else {
         count(Counter::UserStackRingFull);
         return;
     };
     let about = About { kind: RecordKind::UserStackAtSwitch, time_ns: now_ns, sequence: slot.sequence };
     ring::describe(room.record, about, task, slot.container);
+    // SAFETY: the helper has no preconditions.
+    let begun_ns = unsafe { bpf_ktime_get_ns() };
     let user_bytes = unwind::user_stack(context, &room, about.kind, 0, slot);
     let length = ring::close(room.record, about.kind, 0, user_bytes);
     room.submit(length);
-    // SAFETY: the helper has no preconditions.
-    slot.taking_ns = unsafe { bpf_ktime_get_ns() }.saturating_sub(now_ns) + 1;
+    // SAFETY: as above.
+    slot.taking_ns = unsafe { bpf_ktime_get_ns() }.saturating_sub(begun_ns) + 1;
 }
 
 /// How long gaps like the thread's current one were so far.
@@ -223,50 +240,63 @@ fn predicted(slot: &mut TaskSlot) -> &mut u64 {
 /// A thread comes back to the CPU: its gap ends.
 #[inline(always)]
 fn arrive(state: &mut CpuState, slot: &mut TaskSlot, task: Task, moment: Moment) {
-    let Moment { window, cpu, now_ns } = moment;
-    if container::is_wanted(slot) {
+    let Moment { window, cpu, now_ns, .. } = moment;
+    if container::is_wanted(slot) && (slot.state == task::RUNNABLE || slot.state == task::BLOCKED) {
+        // One number serves both draws of this moment: each estimate is unbiased by itself.
+        let random = clock::random(state);
         if slot.state == task::RUNNABLE {
             let waited = end_wait(slot, task, moment);
-            // One number serves both draws of this moment: each estimate is unbiased by itself.
-            let random = clock::random(state);
             wait::name_neighbours(cpu, slot.container, slot.queued_ns, now_ns, waited.other_ns, random);
             slot.gap_self_ns += waited.own_ns;
             slot.gap_other_ns += waited.other_ns;
             slot.gap_throttled_ns += waited.throttled_ns;
-            keep(slot, task, cpu, now_ns, random);
-        } else if slot.state == task::BLOCKED {
-            // Woken before it had a slot.
-            window::account(window::end_state(slot, window, now_ns), cpu, slot.container, slot.reason);
-            slot.gap_blocked_ns = now_ns.saturating_sub(slot.gap_start_ns);
-            keep(slot, task, cpu, now_ns, clock::random(state));
+        } else {
+            end_unseen_block(slot, window.generation, window.start_ns, cpu, now_ns);
         }
+        keep(slot, task, cpu, now_ns, random);
     }
     slot.since_ns = now_ns;
     slot.state = task::RUNNING;
     container::refresh(slot, task);
 }
 
+/// Ends the blocked time of a thread that was woken before it had a slot: rare.
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".text")]
+fn end_unseen_block(slot: &mut TaskSlot, generation: u32, start_ns: u64, cpu: u32, now_ns: u64) {
+    let stretch = window::end_state(slot, Window { generation, start_ns }, now_ns);
+    window::account(stretch, cpu, slot.container, slot.reason);
+    slot.gap_blocked_ns = now_ns.saturating_sub(slot.gap_start_ns);
+}
+
 #[inline(always)]
 fn end_wait(slot: &mut TaskSlot, task: Task, moment: Moment) -> Waited {
-    let Moment { window, cpu, now_ns } = moment;
-    // The scheduler's own figure for this wait ends when it decides to switch and begins when it puts the thread on the
-    // queue, both a little before the events that tell of it. What ours is longer by, its blocked time is longer by too.
+    let Moment { window, cpu, now_ns, queue_ns } = moment;
+    // The scheduler's own figure for this wait begins when it puts the thread on the queue, a little before or behind the
+    // event that told of it. What ours is longer by, its blocked time is longer by too.
     let whole_ns = now_ns.saturating_sub(slot.queued_ns);
-    let surplus_ns = match task.queued_ns() {
-        Some(queued_ns) => whole_ns.wrapping_sub(queued_ns),
-        None => 0,
+    let surplus_ns = match (queue_ns, task.queued_since_ns()) {
+        (Some(queue_ns), Some(since_ns)) => whole_ns.wrapping_sub(queue_ns.saturating_sub(since_ns)),
+        _ => 0,
     };
     slot.queued_ns = slot.queued_ns.wrapping_add(surplus_ns);
-    // This CPU's slice has just ended, so its clocks are settled.
-    let waited = wait::waited(slot, now_ns, clock::settled(cpu, slot.container), task.throttled_ns());
     let stretch = window::end_state(slot, window, now_ns);
-    if let Some(row) = window::account_waited(stretch, cpu, slot.container, waited) {
-        // What the wait is accounted shorter than it was seen (or, as a negative number in two's complement, longer) goes
-        // to the part that came before it, so that the parts go on to sum to the thread's lifetime.
-        let before = if slot.gap_blocked_ns == 0 { Part::Stolen as u32 } else { slot.reason };
-        window::add(row, before, surplus_ns);
-        count_latency(row, now_ns.saturating_sub(slot.runnable_ns));
-    }
+    // This CPU's slice has just ended, so its clocks are settled.
+    let throttled_ns = task.throttled_ns();
+    let waited = match account::of(cpu, slot.container) {
+        Some(account) => {
+            let waited = wait::waited(slot, now_ns, account.clock_ns, throttled_ns);
+            let row = window::account_waited(account, stretch, waited);
+            // What the wait is accounted shorter than it was seen (or, as a negative number in two's complement, longer)
+            // goes to the part that came before it, so that the parts go on to sum to the thread's lifetime.
+            let before = if slot.gap_blocked_ns == 0 { Part::Stolen as u32 } else { slot.reason };
+            account::add(row, before, surplus_ns);
+            count_latency(row, now_ns.saturating_sub(slot.runnable_ns));
+            waited
+        }
+        None => wait::waited(slot, now_ns, 0, throttled_ns),
+    };
     if slot.gap_blocked_ns != 0 {
         let blocked_ns = slot.gap_blocked_ns.wrapping_add(surplus_ns);
         slot.gap_blocked_ns = if blocked_ns.cast_signed() > 0 { blocked_ns } else { 1 };
@@ -306,6 +336,14 @@ fn keep(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, random: u32) {
     if !choose(slot, gap_ns, foreseen, u64::from(random)) {
         return;
     }
+    write_gap(slot, task, cpu, now_ns, foreseen);
+}
+
+/// Writes down a gap that was chosen: few are.
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".text")]
+fn write_gap(slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64, foreseen: bool) {
     count(Counter::GapsChosen);
     let source = if foreseen {
         if slot.taking_ns != 0 { user_stack::AT_SWITCH } else { user_stack::NOT_TAKEN }

@@ -1,19 +1,16 @@
 //! A thread becomes runnable: its blocked time ends, and its wait for a CPU begins. Runs under the lock of the run queue
 //! that the thread is put on, so that CPU's clock stands still.
 
-use aya_ebpf::{
-    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
-    macros::btf_tracepoint,
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::{helpers::generated::bpf_get_smp_processor_id, macros::btf_tracepoint, programs::BtfTracePointContext};
 use profiler_ebpf::Counter;
 
 use crate::{
-    container,
+    clock, container,
     counter::count,
     kernel::Task,
     task::{self, NO_SYSCALL, TaskSlot},
-    wait, window,
+    wait,
+    window::{self, Window},
 };
 
 /// `sched_wakeup(struct task_struct *p)`
@@ -40,11 +37,12 @@ fn wake(task: Task) {
     if slot.state == task::RUNNING || slot.state == task::RUNNABLE {
         return;
     }
-    // SAFETY: the helper has no preconditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let cpu = task.cpu();
+    let Some(state) = clock::cpu_state(cpu) else { return };
+    let now_ns = clock::now(state, task.queue_clock_ns());
     if slot.state == task::BLOCKED {
         if container::is_wanted(slot) {
-            end_block(slot, now_ns);
+            end_block(slot, window::of(state), now_ns);
         }
     } else {
         begin_life(slot, task, now_ns);
@@ -52,14 +50,15 @@ fn wake(task: Task) {
     slot.state = task::RUNNABLE;
     slot.since_ns = now_ns;
     slot.runnable_ns = now_ns;
-    wait::queue(slot, task.cpu(), now_ns, task.throttled_ns());
+    let clock_ns = clock::read(state, cpu, slot.container, now_ns);
+    wait::queue(slot, cpu, now_ns, clock_ns, task.throttled_ns());
 }
 
 #[inline(always)]
-fn end_block(slot: &mut TaskSlot, now_ns: u64) {
+fn end_block(slot: &mut TaskSlot, window: Window, now_ns: u64) {
     // SAFETY: the helper has no preconditions. Interrupts are off, so the waker's CPU is this one until the end.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    window::account(window::end_state(slot, window::current(), now_ns), cpu, slot.container, slot.reason);
+    let here = unsafe { bpf_get_smp_processor_id() };
+    window::account(window::end_state(slot, window, now_ns), here, slot.container, slot.reason);
     slot.gap_blocked_ns = now_ns.saturating_sub(slot.gap_start_ns);
 }
 

@@ -1,6 +1,8 @@
 //! A thread leaves a syscall: how long it took, what became of it, and, if a gap within it was chosen, from where it was
 //! called.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     EbpfContext,
     helpers::generated::{bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_ktime_get_ns},
@@ -50,7 +52,7 @@ fn exit(context: &BtfTracePointContext, result: u64) {
     let number = slot.syscall;
     slot.syscall = NO_SYSCALL;
     if slot.want_user_stack != 0 {
-        take_user_stack(context, slot, task, now_ns);
+        take_user_stack(context.as_ptr(), slot, task, now_ns);
         slot.want_user_stack = 0;
     }
     if setting!(syscalls) == 0 || !container::is_wanted(slot) {
@@ -100,7 +102,9 @@ fn add_u32(place: &mut u32) {
 }
 
 /// Raises the row's maximum; given up after a few tries against other CPUs, each of which raised it too.
-#[inline(always)]
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".text")]
 fn raise(row: &mut SyscallRow, ns: u64) {
     let mut tries = 0;
     while tries < 4 {
@@ -169,8 +173,11 @@ fn allocate(index: *mut u32) -> Option<u32> {
     Some(place)
 }
 
-#[inline(always)]
-fn take_user_stack(context: &BtfTracePointContext, slot: &mut TaskSlot, task: Task, now_ns: u64) {
+/// Takes the user stack that a gap in this call wants: few calls have one.
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".text")]
+fn take_user_stack(context: *mut c_void, slot: &mut TaskSlot, task: Task, now_ns: u64) {
     // SAFETY: the helper has no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let Some(ring) = SYSCALL_RINGS.get_ptr_mut(cpu) else { return };
@@ -188,7 +195,7 @@ fn take_user_stack(context: &BtfTracePointContext, slot: &mut TaskSlot, task: Ta
             ring::describe(room.record, about, task, slot.container);
             // SAFETY: the record has room for a header.
             unsafe { (*room.record.cast::<RecordHeader>()).gap_start_ns = slot.want_user_stack };
-            let user_bytes = unwind::user_stack(context.as_ptr(), &room, about.kind, 0, slot);
+            let user_bytes = unwind::user_stack(context, &room, about.kind, 0, slot);
             let length = ring::close(room.record, about.kind, 0, user_bytes);
             room.submit(length);
         }

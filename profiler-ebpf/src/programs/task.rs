@@ -32,8 +32,8 @@ pub struct TaskSlot {
     pub state: u32,
     /// Container index.
     pub container: u32,
-    /// Cgroup id that `container` stands for.
-    pub cgroup: u64,
+    /// Address of the `css_set` that `container` was looked up for; 0 if it is to be looked up anew.
+    pub css_set: u64,
     /// Syscall it is in, or [`NO_SYSCALL`].
     pub syscall: u32,
     /// Whether the filters let its process through.

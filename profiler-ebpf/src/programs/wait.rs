@@ -13,7 +13,7 @@ use profiler_ebpf::{
 use crate::{
     atomic, clock,
     counter::count,
-    kernel::{FileKind, Registers, Task, is_uninterruptible},
+    kernel::{File, FileKind, Registers, Task, is_uninterruptible},
     maps::{self, WAITED_BEHIND, setting},
     task::{NO_SYSCALL, TaskSlot},
     window::Waited,
@@ -65,21 +65,27 @@ pub fn reason(slot: &mut TaskSlot, task: Task, registers: Registers, state: u32)
 /// kind again, so the kind is looked up only when the operations are others than the last time.
 #[inline(always)]
 fn file_kind(slot: &mut TaskSlot, task: Task, descriptor: u64) -> FileKind {
-    let Some(file) = task.file(descriptor) else { return FileKind::Other };
-    let operations = file.operations();
+    let operations = task.file_operations(descriptor);
     if operations != slot.file_operations {
         slot.file_operations = operations;
-        slot.file_kind = file.kind(operations) as u32;
+        slot.file_kind = kind_of(task, descriptor);
     }
     FileKind::from(slot.file_kind)
 }
 
-/// The thread starts to wait on a CPU's run queue.
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".text")]
+fn kind_of(task: Task, descriptor: u64) -> u32 {
+    task.file(descriptor).map_or(FileKind::Other, File::kind) as u32
+}
+
+/// The thread starts to wait on a CPU's run queue, where its container's clock shows `clock_ns`.
 #[inline(always)]
-pub fn queue(slot: &mut TaskSlot, cpu: u32, now_ns: u64, throttled_ns: u64) {
+pub fn queue(slot: &mut TaskSlot, cpu: u32, now_ns: u64, clock_ns: u64, throttled_ns: u64) {
     slot.cpu = cpu;
     slot.queued_ns = now_ns;
-    slot.queued_clock_ns = clock::read(cpu, slot.container, now_ns);
+    slot.queued_clock_ns = clock_ns;
     slot.queued_throttled_ns = throttled_ns;
 }
 
@@ -108,6 +114,14 @@ pub fn name_neighbours(cpu: u32, container: u32, queued_ns: u64, now_ns: u64, ot
     if other_ns == 0 || (other_ns < threshold_ns && (u64::from(random) * threshold_ns) >> 32 >= other_ns) {
         return;
     }
+    charge(cpu, container, queued_ns, now_ns, other_ns);
+}
+
+/// Charges a wait that was chosen: few are.
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".text")]
+fn charge(cpu: u32, container: u32, queued_ns: u64, now_ns: u64, other_ns: u64) {
     if let Some(state) = clock::cpu_state(cpu) {
         let left_ns = charge_running(state, container, queued_ns, now_ns, other_ns);
         charge_slices(cpu, container, queued_ns, left_ns, other_ns);

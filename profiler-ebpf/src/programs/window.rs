@@ -1,10 +1,10 @@
 //! Accounting a stretch of time to the window, or the two windows, that it falls into.
 
-use profiler_ebpf::{Control, LedgerRow, Part, account::PARTS};
+use profiler_ebpf::{Account, Control, CpuState, LedgerRow, Part};
 
 use crate::{
-    atomic,
-    maps::{self, LEDGER, setting},
+    account::{self, add, add_ran, row},
+    atomic, maps,
     task::TaskSlot,
 };
 
@@ -17,11 +17,25 @@ pub struct Window {
     pub start_ns: u64,
 }
 
+impl Window {
+    #[inline(always)]
+    fn from_word(word: u64) -> Self {
+        let (generation, start_ns) = Control::split(word);
+        Self { generation, start_ns }
+    }
+}
+
 /// The window in force.
 #[inline(always)]
 pub fn current() -> Window {
-    let (generation, start_ns) = Control::split(maps::window());
-    Window { generation, start_ns }
+    Window::from_word(maps::window())
+}
+
+/// The window in force, where a CPU's state is at hand.
+#[inline(always)]
+pub fn of(state: &CpuState) -> Window {
+    // SAFETY: an aligned word, which userspace stores whole.
+    Window::from_word(unsafe { core::ptr::read_volatile(&raw const state.window) })
 }
 
 /// A stretch of time, split at the start of the current window.
@@ -44,13 +58,23 @@ pub fn end_state(slot: &mut TaskSlot, window: Window, now_ns: u64) -> Stretch {
     let Window { generation, start_ns } = window;
     let since_ns = slot.since_ns;
     if since_ns >= start_ns {
-        Stretch { generation, current_ns: now_ns.saturating_sub(since_ns), previous_ns: 0 }
-    } else if now_ns <= start_ns {
-        Stretch { generation, current_ns: 0, previous_ns: now_ns.saturating_sub(since_ns) }
+        return Stretch { generation, current_ns: now_ns.saturating_sub(since_ns), previous_ns: 0 };
+    }
+    let previous_ns = previous_part(slot, since_ns, start_ns, now_ns);
+    Stretch { generation, current_ns: now_ns.saturating_sub(start_ns), previous_ns }
+}
+
+/// What of a state that began before the window lies before it and is for the caller to account: rare.
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".text")]
+fn previous_part(slot: &mut TaskSlot, since_ns: u64, start_ns: u64, now_ns: u64) -> u64 {
+    if now_ns <= start_ns {
+        now_ns.saturating_sub(since_ns)
     } else if claim(slot, since_ns, start_ns) {
-        Stretch { generation, current_ns: now_ns - start_ns, previous_ns: start_ns - since_ns }
+        start_ns - since_ns
     } else {
-        Stretch { generation, current_ns: now_ns - start_ns, previous_ns: 0 }
+        0
     }
 }
 
@@ -61,62 +85,38 @@ pub fn claim(slot: &mut TaskSlot, since_ns: u64, start_ns: u64) -> bool {
     unsafe { atomic::replace(&raw mut slot.since_ns, since_ns, start_ns) }
 }
 
-/// The ledger row of a container on a CPU in a generation.
-#[inline(always)]
-pub fn row(generation: u32, cpu: u32, container: u32) -> Option<&'static mut LedgerRow> {
-    let rows = setting!(cpus) + 1;
-    let index = ((generation & 1) * rows + cpu) * setting!(containers) + container;
-    // SAFETY: the element lives while the program runs; it is written only on its own CPU with interrupts off, or by
-    // the iterator in the row that no CPU has.
-    LEDGER.get_ptr_mut(index).map(|row| unsafe { &mut *row })
-}
-
-/// Adds to a part of a row.
-#[inline(always)]
-pub fn add(row: &mut LedgerRow, part: u32, ns: u64) {
-    let place = (part as usize) & (PARTS - 1);
-    // SAFETY: the index is masked to the array's length.
-    unsafe {
-        let part = (&raw mut row.parts_ns).cast::<u64>().add(place);
-        *part = (*part).wrapping_add(ns);
-    }
-}
-
 /// Accounts a stretch to one part.
 #[inline(always)]
 pub fn account(stretch: Stretch, cpu: u32, container: u32, part: u32) {
-    if let Some(row) = row(stretch.generation, cpu, container) {
-        add(row, part, stretch.current_ns);
-    }
-    if stretch.previous_ns != 0
-        && let Some(row) = row(stretch.generation ^ 1, cpu, container)
-    {
-        add(row, part, stretch.previous_ns);
+    let Some(account) = account::of(cpu, container) else { return };
+    add(row(account, stretch.generation), part, stretch.current_ns);
+    if stretch.previous_ns != 0 {
+        add(row(account, stretch.generation ^ 1), part, stretch.previous_ns);
     }
 }
 
 /// Accounts a running stretch, of which the scheduler says that `ran_ns` were run; the rest was stolen. Returns the row of
 /// the current window.
 #[inline(always)]
-pub fn account_ran(stretch: Stretch, cpu: u32, container: u32, ran_ns: u64) -> Option<&'static mut LedgerRow> {
+pub fn account_ran(account: &mut Account, stretch: Stretch, ran_ns: u64) -> &mut LedgerRow {
     let mut current_ran_ns = ran_ns;
     if stretch.previous_ns != 0 {
-        let previous_ran_ns = share(ran_ns, stretch.previous_ns, stretch.previous_ns + stretch.current_ns);
-        current_ran_ns -= previous_ran_ns;
-        if let Some(row) = row(stretch.generation ^ 1, cpu, container) {
-            add_ran(row, stretch.previous_ns, previous_ran_ns);
-        }
+        let Stretch { generation, current_ns, previous_ns } = stretch;
+        current_ran_ns -= account_previous_ran(account, generation ^ 1, previous_ns, current_ns + previous_ns, ran_ns);
     }
-    let row = row(stretch.generation, cpu, container)?;
+    let row = row(account, stretch.generation);
     add_ran(row, stretch.current_ns, current_ran_ns);
-    Some(row)
+    row
 }
 
-/// Adds running time of which only `ran_ns` were run.
-#[inline(always)]
-pub fn add_ran(row: &mut LedgerRow, wall_ns: u64, ran_ns: u64) {
-    add(row, Part::Cpu as u32, ran_ns);
-    add(row, Part::Stolen as u32, wall_ns.wrapping_sub(ran_ns));
+/// Accounts the part of a running stretch of `total_ns` before the window: rare. Returns what was run of it.
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".text")]
+fn account_previous_ran(account: &mut Account, generation: u32, previous_ns: u64, total_ns: u64, ran_ns: u64) -> u64 {
+    let previous_ran_ns = share(ran_ns, previous_ns, total_ns);
+    add_ran(row(account, generation), previous_ns, previous_ran_ns);
+    previous_ran_ns
 }
 
 /// A runnable wait, by whom it was behind.
@@ -133,7 +133,7 @@ pub struct Waited {
 /// Accounts a runnable stretch; one that spans two windows is shared out in proportion. Returns the row of the current
 /// window.
 #[inline(always)]
-pub fn account_waited(stretch: Stretch, cpu: u32, container: u32, waited: Waited) -> Option<&'static mut LedgerRow> {
+pub fn account_waited(account: &mut Account, stretch: Stretch, waited: Waited) -> &mut LedgerRow {
     let mut current = waited;
     if stretch.previous_ns != 0 {
         let total_ns = stretch.previous_ns + stretch.current_ns;
@@ -142,16 +142,14 @@ pub fn account_waited(stretch: Stretch, cpu: u32, container: u32, waited: Waited
             other_ns: share(waited.other_ns, stretch.previous_ns, total_ns),
             throttled_ns: share(waited.throttled_ns, stretch.previous_ns, total_ns),
         };
-        if let Some(row) = row(stretch.generation ^ 1, cpu, container) {
-            add_waited(row, previous);
-        }
+        add_waited(row(account, stretch.generation ^ 1), previous);
         current.own_ns -= previous.own_ns;
         current.other_ns -= previous.other_ns;
         current.throttled_ns -= previous.throttled_ns;
     }
-    let row = row(stretch.generation, cpu, container)?;
+    let row = row(account, stretch.generation);
     add_waited(row, current);
-    Some(row)
+    row
 }
 
 #[inline(always)]

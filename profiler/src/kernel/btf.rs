@@ -21,6 +21,7 @@ const KIND_TYPEDEF: u32 = 8;
 const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -147,6 +148,21 @@ impl KernelTypes {
     /// Whether the kernel has a struct of this name.
     pub fn has_struct(&self, name: &str) -> bool {
         self.structs.contains_key(name.as_bytes())
+    }
+
+    /// Number of a struct among the types.
+    pub fn struct_id(&self, name: &str) -> Option<u32> {
+        self.structs.get(name.as_bytes()).copied()
+    }
+
+    /// Number of a function among the types.
+    pub fn function_id(&self, name: &str) -> Option<u32> {
+        let is_it = |at: usize| {
+            let kind = word_at(&self.data, at + 4).map(|info| (info >> 24) & 0x1f);
+            kind == Some(KIND_FUNC) && word_at(&self.data, at).map(|at| self.string(at)) == Some(name.as_bytes())
+        };
+        let place = self.types.iter().skip(1).position(|at| is_it(*at as usize))?;
+        u32::try_from(place + 1).ok()
     }
 
     /// A member by path: `member("task_struct", "se.cfs_rq")`. Anonymous structs and unions are looked into.

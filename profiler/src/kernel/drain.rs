@@ -225,8 +225,16 @@ impl Kernel {
     }
 
     fn set_window(&self, word: u64) {
+        // Programs that see the new word on one CPU and then the old one on another account to either generation what belongs
+        // to it, and all have seen the new one before the old generation is read.
+        for cpu in 0..self.cpu_states.len() {
+            if let Some(state) = self.cpu_states.at(cpu) {
+                // SAFETY: inside the mapping and aligned, so the word is stored whole.
+                unsafe { std::ptr::write_volatile(&raw mut (*state).window, word) };
+            }
+        }
         if let Some(control) = self.control.at(0) {
-            // SAFETY: inside the mapping and aligned, so the word is stored whole.
+            // SAFETY: as above.
             unsafe { std::ptr::write_volatile(&raw mut (*control).window, word) };
         }
     }
@@ -238,9 +246,8 @@ impl Kernel {
         let mut sums: FxHashMap<u32, u64> = FxHashMap::default();
         for cpu in 0..=self.sizes.cpus {
             for container in &in_use {
-                let index = self.ledger_row(generation, cpu, *container);
                 // SAFETY: inside the mapping and aligned; any bits are a value. The row is a hundred times as long.
-                let ns = self.ledger.at(index).map_or(0, |row| unsafe {
+                let ns = self.ledger_row(generation, cpu, *container).map_or(0, |row| unsafe {
                     (&raw const (*row).parts_ns[profiler_ebpf::Part::Cpu as usize]).read_volatile()
                 });
                 if ns > 0 {
@@ -253,21 +260,24 @@ impl Kernel {
     }
 
     /// Where the row of a container on a CPU lies.
-    fn ledger_row(&self, generation: u32, cpu: u32, container: u32) -> usize {
-        let rows = (generation & 1) as usize * (self.sizes.cpus as usize + 1) + cpu as usize;
-        rows * self.sizes.containers as usize + container as usize
+    fn ledger_row(&self, generation: u32, cpu: u32, container: u32) -> Option<*mut LedgerRow> {
+        let account = self.accounts.at(cpu as usize * self.sizes.containers as usize + container as usize)?;
+        // SAFETY: the account lies inside the mapping, and the index is masked to the array's length.
+        Some(unsafe { (&raw mut (*account).ledger).cast::<LedgerRow>().add((generation & 1) as usize) })
     }
 
     fn take_ledgers(&mut self, generation: u32, in_use: &[u32], window: &mut RawWindow) {
         for cpu in 0..=self.sizes.cpus {
             for container in in_use {
-                let index = self.ledger_row(generation, cpu, *container);
-                let Some(row) = self.ledger.read(index) else { continue };
+                let Some(place) = self.ledger_row(generation, cpu, *container) else { continue };
+                // SAFETY: inside the mapping and aligned; any bits are a value, and nobody writes to the ended generation.
+                let row = unsafe { place.read_volatile() };
                 if row.parts_ns.iter().all(|ns| *ns == 0) && row.voluntary + row.involuntary == 0 {
                     continue;
                 }
                 window.ledgers.entry(*container).or_default().add(&row);
-                self.ledger.zero(index);
+                // SAFETY: as above.
+                unsafe { place.write_volatile(LedgerRow::EMPTY) };
             }
         }
     }

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use profiler_ebpf::{CONTAINER_IDLE, CpuState};
+use profiler_ebpf::{Account, CONTAINER_IDLE, CpuState};
 
 use super::mapped::MappedArray;
 
 /// The CPUs' idle time.
 pub(super) struct IdleClock {
     cpus: MappedArray<CpuState>,
-    clocks: MappedArray<u64>,
+    accounts: MappedArray<Account>,
     containers: usize,
     /// Idle time of each CPU up to the window's start.
     so_far_ns: Vec<u64>,
@@ -20,10 +20,10 @@ pub(super) struct IdleClock {
 }
 
 impl IdleClock {
-    /// Over the arrays of the CPUs' states and of their clocks, a row of `containers` a CPU.
-    pub fn new(cpus: MappedArray<CpuState>, clocks: MappedArray<u64>, containers: usize) -> Self {
+    /// Over the arrays of the CPUs' states and of the accounts, a row of `containers` a CPU.
+    pub fn new(cpus: MappedArray<CpuState>, accounts: MappedArray<Account>, containers: usize) -> Self {
         let so_far_ns = vec![0; cpus.len()];
-        Self { cpus, clocks, containers, so_far_ns, window_start_ns: 0 }
+        Self { cpus, accounts, containers, so_far_ns, window_start_ns: 0 }
     }
 
     /// Idle time of all the CPUs that are online in the window that ends at `end_ns` (CLOCK_MONOTONIC), in nanoseconds.
@@ -43,7 +43,9 @@ impl IdleClock {
     }
 
     fn idle_ns(&self, cpu: usize, end_ns: u64) -> u64 {
-        let ended_ns = self.clocks.read(cpu * self.containers + CONTAINER_IDLE as usize).unwrap_or(0);
+        let account = self.accounts.at(cpu * self.containers + CONTAINER_IDLE as usize);
+        // SAFETY: inside the mapping and aligned; any bits are a value.
+        let ended_ns = account.map_or(0, |account| unsafe { (&raw const (*account).clock_ns).read_volatile() });
         let since_ns = match self.cpus.read(cpu) {
             // No thread has been seen on it since the programs were attached.
             Some(state) if state.running_since_ns == 0 => self.window_start_ns,

@@ -1,6 +1,7 @@
 //! Loading and attaching: sizes, constants, programs, and the order in which they start.
 
 use std::{
+    borrow::Cow,
     io::{self, Read},
     os::fd::{AsFd, AsRawFd},
 };
@@ -11,13 +12,14 @@ use aya::{
     programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError},
 };
 use profiler_ebpf::{
-    CONTAINER_FIRST, Control, Counter, CpuState, LedgerRow, Offsets, Settings, map, record::RING_BYTES,
+    Account, CONTAINER_FIRST, Control, Counter, CpuState, Offsets, Settings, map, record::RING_BYTES,
     settings::iterate, syscall::SYSCALLS, unwind::rule::RULES, unwind::storage::TABLES,
 };
 
 use super::{
     Kernel, KernelError, KernelOptions, Sizes,
     btf::KernelTypes,
+    cast::Cast,
     containers::Indices,
     cost::Costs,
     cpus, drain,
@@ -34,7 +36,7 @@ use super::{
 };
 
 /// The compiled programs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../profiler-ebpf/prebuilt/profiler.bpf.o");
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../profiler-ebpf/prebuilt/profiler.bpf.o");
 
 /// Programs that follow the life of threads, processes and cgroups; always attached.
 const LIFE: [&str; 4] = ["sched_process_fork", "sched_process_exec", "cgroup_mkdir", "cgroup_rmdir"];
@@ -50,8 +52,8 @@ const EMPTY: [(&str, &str); 4] = [
     ("empty_sys_exit", "sys_exit"),
 ];
 
-/// Memory that the ledger may take, both generations and all CPUs together.
-const LEDGER_BYTES: u32 = 64 << 20;
+/// Memory that the accounts may take, of all CPUs together.
+const ACCOUNT_BYTES: u32 = 64 << 20;
 
 /// Walks over all threads until each has a slot, at most.
 const MOST_WALKS: u32 = 20;
@@ -69,7 +71,7 @@ impl Sizes {
             return Ok(Self { cpus, containers: 8, syscall_rows: 8, ring_bytes: 4096 });
         }
         // Room for twice the cgroups there are and some more.
-        let most = LEDGER_BYTES / (size_of::<LedgerRow>() as u32 * 2 * (cpus + 1));
+        let most = ACCOUNT_BYTES / (size_of::<Account>() as u32 * (cpus + 1));
         let by_cgroups = options.cgroups as u32 * 2 + 64;
         let containers = by_cgroups.max(options.least_containers).clamp(128, 4096).min(most.max(32));
         Ok(Self {
@@ -86,8 +88,9 @@ impl Sizes {
         (self.containers * 64).clamp(4096, 65_536)
     }
 
-    fn ledger_rows(self) -> usize {
-        2 * (self.cpus as usize + 1) * self.containers as usize
+    /// An account for each container on each CPU, and one on none.
+    fn accounts(self) -> usize {
+        (self.cpus as usize + 1) * self.containers as usize
     }
 }
 
@@ -97,18 +100,19 @@ impl Kernel {
         check_lockdown()?;
         let types = KernelTypes::of_running_kernel()?;
         let offsets = offsets::resolve(&types, &options.hierarchy)?;
+        let cast = Cast::find(&types);
         drop(types);
         let sizes = Sizes::of(&options)?;
-        let (mut ebpf, btf) = load_object(&options, sizes, &offsets)?;
+        let (mut ebpf, btf) = load_object(&options, sizes, &offsets, cast)?;
         let map_bytes = memory_of_maps(&ebpf);
         let mut maps = Maps { ebpf: &mut ebpf };
-        let (cpus, containers) = (sizes.cpus as usize, sizes.containers as usize);
+        let (cpus, containers, accounts) = (sizes.cpus as usize, sizes.containers as usize, sizes.accounts());
         let control = maps.array(map::CONTROL, 1)?;
         control.write(0, Control { mappings_generation: 1, ..Control::default() });
-        seed(&maps.array(map::CPUS, cpus)?);
-        let idle =
-            IdleClock::new(maps.array(map::CPUS, cpus)?, maps.array(map::CLOCKS, cpus * containers)?, containers);
-        let ledger = maps.array(map::LEDGER, sizes.ledger_rows())?;
+        let cpu_states = maps.array(map::CPUS, cpus)?;
+        seed(&cpu_states);
+        let idle = IdleClock::new(maps.array(map::CPUS, cpus)?, maps.array(map::ACCOUNTS, accounts)?, containers);
+        let accounts = maps.array(map::ACCOUNTS, accounts)?;
         let syscall_index = maps.array(map::SYSCALL_INDEX, containers * SYSCALLS)?;
         let syscall_rows = maps.array(map::SYSCALLS, 2 * sizes.syscall_rows as usize)?;
         let container_cgroups = maps.array(map::CONTAINER_CGROUPS, containers)?;
@@ -140,7 +144,8 @@ impl Kernel {
             sizes,
             sampler: None,
             control,
-            ledger,
+            cpu_states,
+            accounts,
             syscall_rows: Rows::new(syscall_index, syscall_rows, free_rows),
             container_cgroups,
             container_filter,
@@ -284,7 +289,7 @@ impl EmptyPrograms {
         };
         let types = KernelTypes::of_running_kernel()?;
         let offsets = offsets::resolve(&types, &options.hierarchy)?;
-        let (mut ebpf, btf) = load_object(&options, Sizes::of(&options)?, &offsets)?;
+        let (mut ebpf, btf) = load_object(&options, Sizes::of(&options)?, &offsets, None)?;
         for (program, hook) in EMPTY {
             if hooks.iter().any(|wanted| wanted == hook) {
                 attach_tracepoint(&mut ebpf, &btf, program, hook)?;
@@ -303,7 +308,12 @@ fn check_lockdown() -> Result<(), KernelError> {
     Ok(())
 }
 
-fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Result<(Ebpf, Btf), KernelError> {
+fn load_object(
+    options: &KernelOptions,
+    sizes: Sizes,
+    offsets: &Offsets,
+    cast: Option<Cast>,
+) -> Result<(Ebpf, Btf), KernelError> {
     let btf = Btf::from_sys_fs().map_err(|error| KernelError::Load(Box::new(error.into())))?;
     let settings = Settings {
         cpus: sizes.cpus,
@@ -318,8 +328,9 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         filter_containers: options.filter_containers.into(),
         filter_processes: (!options.processes.is_empty()).into(),
         unwind: unwinds_by_tables().into(),
-        reserved: 0,
+        files_struct_type: cast.map_or(0, |cast| cast.files_struct_type),
     };
+    let object = cast.map_or(Cow::Borrowed(OBJECT), |cast| Cow::Owned(cast.called_in(OBJECT)));
     let classes = syscalls::classes();
     let log_level = if options.kernel_log { u8::MAX } else { 0 };
     let containers = sizes.containers;
@@ -330,8 +341,7 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         .override_global("SETTINGS", bytes_of(&settings), true)
         .override_global("SYSCALL_CLASSES", &classes[..], true)
         .override_global(aya_log::LEVEL, &log_level, false)
-        .map_max_entries(map::LEDGER, sizes.ledger_rows() as u32)
-        .map_max_entries(map::CLOCKS, sizes.cpus * containers)
+        .map_max_entries(map::ACCOUNTS, sizes.accounts() as u32)
         .map_max_entries(map::CPUS, sizes.cpus)
         .map_max_entries(map::CONTAINERS, containers)
         .map_max_entries(map::CONTAINER_CGROUPS, containers)
@@ -348,7 +358,7 @@ fn load_object(options: &KernelOptions, sizes: Sizes, offsets: &Offsets) -> Resu
         .map_max_entries(map::COUNTERS, sizes.cpus)
         .map_max_entries(map::UNWIND_TABLES, TABLES)
         .map_max_entries(map::UNWIND_RULES, RULES as u32)
-        .load(OBJECT)
+        .load(&object)
         .map_err(load_failed)?;
     Ok((ebpf, btf))
 }

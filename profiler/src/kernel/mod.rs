@@ -7,6 +7,7 @@
 //! still open and returns the whole window.
 
 pub mod btf;
+mod cast;
 mod containers;
 mod cost;
 pub mod cpus;
@@ -40,7 +41,7 @@ use aya::{
     Ebpf,
     maps::{MapData, RingBuf},
 };
-use profiler_ebpf::{Control, LedgerRow, settings::COUNTERS};
+use profiler_ebpf::{Account, Control, CpuState, settings::COUNTERS};
 
 use containers::Indices;
 use drainer::Drainer;
@@ -92,7 +93,8 @@ pub struct Kernel {
     sizes: Sizes,
     sampler: Option<Sampler>,
     control: MappedArray<Control>,
-    ledger: MappedArray<LedgerRow>,
+    cpu_states: MappedArray<CpuState>,
+    accounts: MappedArray<Account>,
     syscall_rows: Rows,
     container_cgroups: MappedArray<u64>,
     container_filter: MappedArray<u8>,

@@ -60,6 +60,7 @@ pub fn resolve(types: &KernelTypes, hierarchy: &HierarchyKind) -> Result<Offsets
         root_hierarchy: need("cgroup_root", "hierarchy_id")?,
         kn_id: need("kernfs_node", "id")?,
         files_fdt: need("files_struct", "fdt")?,
+        files_fd_array: want("files_struct", "fd_array"),
         fdt_fd: need("fdtable", "fd")?,
         fdt_max_fds: need("fdtable", "max_fds")?,
         file_inode: need("file", "f_inode")?,
