@@ -23,13 +23,16 @@ pub struct Args {
         default_values_t = HOOKS.map(str::to_owned)
     )]
     hooks: Vec<String>,
+    /// Attach programs that read the clock and do nothing else, to system calls only
+    #[arg(long, env = "PROFILER_CLOCK")]
+    clock: bool,
 }
 
 /// Attaches them and waits to be interrupted.
 pub fn run(args: &Args) -> anyhow::Result<Status> {
     // Before anything is attached, so that no signal finds the default action.
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot wait for signals")?;
-    let programs = EmptyPrograms::attach(&args.hooks)?;
+    let programs = EmptyPrograms::attach(&args.hooks, args.clock)?;
     signals.forever().next();
     drop(programs);
     Ok(Status::Done)

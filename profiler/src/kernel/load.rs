@@ -52,6 +52,9 @@ const EMPTY: [(&str, &str); 4] = [
     ("empty_sys_exit", "sys_exit"),
 ];
 
+/// Programs that only read the clock, likewise.
+const CLOCK: [(&str, &str); 2] = [("clock_sys_enter", "sys_enter"), ("clock_sys_exit", "sys_exit")];
+
 /// Memory that the accounts may take, of all CPUs together.
 const ACCOUNT_BYTES: u32 = 64 << 20;
 
@@ -272,8 +275,8 @@ pub struct EmptyPrograms {
 }
 
 impl EmptyPrograms {
-    /// Loads and attaches those whose hook is named.
-    pub fn attach(hooks: &[String]) -> Result<Self, KernelError> {
+    /// Loads and attaches those whose hook is named; with `clock`, those that read the clock, where there are such.
+    pub fn attach(hooks: &[String], clock: bool) -> Result<Self, KernelError> {
         let options = KernelOptions {
             frequency_hz: None,
             off_cpu: false,
@@ -290,7 +293,7 @@ impl EmptyPrograms {
         let types = KernelTypes::of_running_kernel()?;
         let offsets = offsets::resolve(&types, &options.hierarchy)?;
         let (mut ebpf, btf) = load_object(&options, Sizes::of(&options)?, &offsets, None)?;
-        for (program, hook) in EMPTY {
+        for (program, hook) in if clock { &CLOCK[..] } else { &EMPTY } {
             if hooks.iter().any(|wanted| wanted == hook) {
                 attach_tracepoint(&mut ebpf, &btf, program, hook)?;
             }

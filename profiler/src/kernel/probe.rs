@@ -30,7 +30,7 @@ pub fn sampling_event() -> io::Result<()> {
 
 /// Loads and attaches a program that does nothing, the way the real ones are.
 pub fn tracing_program() -> Result<(), KernelError> {
-    EmptyPrograms::attach(&["sched_switch".to_owned()]).map(drop)
+    EmptyPrograms::attach(&["sched_switch".to_owned()], false).map(drop)
 }
 
 /// Lets the kernel count the run time of programs, for an instant.

@@ -67,6 +67,7 @@ pub struct Agent {
 pub fn ours() -> Vec<Contender> {
     vec![
         own("empty programs", &["bench-empty"]),
+        own("  with a clock", &["bench-empty", "--clock"]),
         own(ALL, &RECORD),
         own("  --cpu", &[&RECORD[..], &["--cpu"]].concat()),
         own("  --offcpu", &[&RECORD[..], &["--offcpu"]].concat()),
