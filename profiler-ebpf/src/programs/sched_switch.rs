@@ -211,7 +211,7 @@ fn foresee(context: *mut c_void, state: &mut CpuState, slot: &mut TaskSlot, thre
 }
 
 /// Takes the user stack of a gap that begins. Not a function of its own as other rare things are: with the walker's two frames there
-/// would be more stack than kernels before 6.12 allow.
+/// would be more stack than kernels up to 6.12 allow.
 #[inline(always)]
 fn take_at_switch(context: *mut c_void, slot: &mut TaskSlot, task: Task, cpu: u32, now_ns: u64) {
     let Some(room) = ring::reserve(&OFF_CPU_RINGS, cpu) else {
