@@ -254,7 +254,7 @@ mod tests {
 
     /// `struct outer { int a; struct { int b; }; struct outer *c; typedef-of-outer d }` in raw BTF.
     fn small() -> Vec<u8> {
-        let strings = b"\0outer\0a\0b\0c\0int\0color\0red\0blue\0";
+        let strings = b"\0outer\0a\0b\0c\0int\0color\0red\0blue\0paint\0";
         let at = |name: &str| {
             let with_end = format!("{name}\0");
             strings.windows(with_end.len()).position(|w| w == with_end.as_bytes()).map_or(0, |p| p as u32)
@@ -289,6 +289,9 @@ mod tests {
             0,
             at("blue"),
             7, // 4
+            at("paint"),
+            KIND_FUNC << 24,
+            0, // 5
         ]);
         let mut data = Vec::new();
         data.extend(MAGIC.to_ne_bytes());
@@ -309,6 +312,16 @@ mod tests {
         assert_eq!(types.member("nobody", "a"), None);
         assert_eq!(types.enumerator("color", "blue"), Some(7));
         assert_eq!(types.enumerator("color", "green"), None);
+        Ok(())
+    }
+
+    #[test]
+    fn structs_and_functions_have_their_numbers() -> Result<(), BtfError> {
+        let types = KernelTypes::parse(small())?;
+        assert_eq!(types.struct_id("outer"), Some(3));
+        assert_eq!(types.struct_id("paint"), None);
+        assert_eq!(types.function_id("paint"), Some(5));
+        assert_eq!(types.function_id("outer"), None);
         Ok(())
     }
 
