@@ -56,20 +56,6 @@ pub struct LedgerRow {
     pub run_queue: [u32; BUCKETS],
 }
 
-impl LedgerRow {
-    /// Nothing accounted.
-    pub const EMPTY: Self = Self {
-        user_ticks_ns: 0,
-        kernel_ticks_ns: 0,
-        voluntary: 0,
-        involuntary: 0,
-        run_queue_max_ns: 0,
-        parts_ns: [0; PARTS],
-        reserved: [0; 3],
-        run_queue: [0; BUCKETS],
-    };
-}
-
 /// One container's account on one CPU. Written only by that CPU with interrupts off (by the iterator in an account that no
 /// CPU has), so plain additions suffice.
 #[repr(C, align(64))]

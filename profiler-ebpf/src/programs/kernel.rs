@@ -321,18 +321,11 @@ impl Task {
         }
     }
 
-    /// Its `files_struct`.
+    /// Address of the place in its process's table of descriptors that points to a descriptor's file.
     #[inline(always)]
-    pub fn files(self) -> *const c_void {
-        self.member(offset!(task_files))
-    }
-
-    /// The open file behind a descriptor of the thread's process.
-    #[inline(always)]
-    pub fn file(self, descriptor: u64) -> Option<File> {
-        let files = self.files();
-        // SAFETY: `files_struct` and `fdtable` are typed; the table of descriptors is an array of pointers, whose type is
-        // lost, so the helper reads it and checks.
+    fn place_of_file(self, descriptor: u64) -> Option<u64> {
+        let files: *const c_void = self.member(offset!(task_files));
+        // SAFETY: `files_struct` and `fdtable` are typed by the loads before them.
         unsafe {
             let table: *const c_void = load(files, offset!(files_fdt));
             let max: u32 = load(table, offset!(fdt_max_fds));
@@ -340,8 +333,16 @@ impl Task {
                 return None;
             }
             let array: u64 = load(table, offset!(fdt_fd));
-            bpf_probe_read_kernel((array + descriptor * 8) as *const u64).ok().map(File)
+            Some(array + descriptor * 8)
         }
+    }
+
+    /// The open file behind a descriptor of the thread's process.
+    #[inline(always)]
+    pub fn file(self, descriptor: u64) -> Option<File> {
+        let place = self.place_of_file(descriptor)?;
+        // SAFETY: the table is an array of pointers, whose type is lost, so the helper reads it and checks.
+        unsafe { bpf_probe_read_kernel(place as *const u64) }.ok().map(File)
     }
 
     /// Address of the operations of the file behind a descriptor; 0 if there is none.
@@ -351,17 +352,12 @@ impl Task {
         if type_id == 0 {
             return self.file(descriptor).map_or(0, File::operations);
         }
-        // SAFETY: `files_struct` and `fdtable` are typed. An element of the table of descriptors is looked at as the first of
-        // the array that `files_struct` ends with, whose elements are typed `file`.
+        let Some(place) = self.place_of_file(descriptor) else { return 0 };
+        let first = offset!(files_fd_array);
+        // SAFETY: the type is known here. The place is looked at as the first of the array that `files_struct` ends with, whose elements
+        // are typed `file`.
         unsafe {
-            let table: *const c_void = load(self.files(), offset!(files_fdt));
-            let max: u32 = load(table, offset!(fdt_max_fds));
-            if descriptor >= u64::from(max) {
-                return 0;
-            }
-            let array: u64 = load(table, offset!(fdt_fd));
-            let first = offset!(files_fd_array);
-            let files = cast((array + descriptor * 8).wrapping_sub(u64::from(first)), type_id);
+            let files = cast(place.wrapping_sub(u64::from(first)), type_id);
             let file: *const c_void = load(files, first);
             load(file, offset!(file_op))
         }

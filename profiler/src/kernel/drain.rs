@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, mem::offset_of};
 
 use profiler_ebpf::{
-    Control, Counter, Event, EventWithPath, LedgerRow, account::PARTS, histogram::BUCKETS, settings::iterate,
+    Account, CONTAINER_IDLE, Control, Counter, CpuState, Event, EventWithPath, LedgerRow, account::PARTS,
+    histogram::BUCKETS, settings::iterate,
 };
 use rustc_hash::FxHashMap;
 
@@ -259,9 +260,22 @@ impl Kernel {
         sums
     }
 
+    /// Where the account of a container on a CPU lies.
+    fn account(&self, cpu: u32, container: u32) -> Option<*mut Account> {
+        self.accounts.at(cpu as usize * self.sizes.containers as usize + container as usize)
+    }
+
+    /// What a CPU is doing, and how long it was idle before that, in nanoseconds.
+    fn idle_before(&self, cpu: u32) -> Option<(CpuState, u64)> {
+        let account = self.account(cpu, CONTAINER_IDLE)?;
+        // SAFETY: inside the mapping and aligned; any bits are a value.
+        let idle_ns = unsafe { (&raw const (*account).clock_ns).read_volatile() };
+        Some((self.cpu_states.read(cpu as usize)?, idle_ns))
+    }
+
     /// Where the row of a container on a CPU lies.
     fn ledger_row(&self, generation: u32, cpu: u32, container: u32) -> Option<*mut LedgerRow> {
-        let account = self.accounts.at(cpu as usize * self.sizes.containers as usize + container as usize)?;
+        let account = self.account(cpu, container)?;
         // SAFETY: the account lies inside the mapping, and the index is masked to the array's length.
         Some(unsafe { (&raw mut (*account).ledger).cast::<LedgerRow>().add((generation & 1) as usize) })
     }
@@ -276,8 +290,8 @@ impl Kernel {
                     continue;
                 }
                 window.ledgers.entry(*container).or_default().add(&row);
-                // SAFETY: as above.
-                unsafe { place.write_volatile(LedgerRow::EMPTY) };
+                // SAFETY: as above; zero is a value of every contract type.
+                unsafe { place.write_bytes(0, 1) };
             }
         }
     }
@@ -334,7 +348,9 @@ impl Kernel {
     fn take_counters(&mut self, window: &mut RawWindow) {
         let expected = self.sampler.as_ref().map_or(0, super::sampler::Sampler::expected);
         window.samples_expected = expected - std::mem::replace(&mut self.so_far.expected, expected);
-        let idle_ns = self.idle.end_window(window.end_ns, &super::cpus::online().unwrap_or_default());
+        let online = super::cpus::online().unwrap_or_default();
+        let cpus: Vec<_> = (0..self.sizes.cpus).filter_map(|cpu| self.idle_before(cpu)).collect();
+        let idle_ns = self.idle.end_window(window.end_ns, &online, &cpus);
         window.samples_due_idle = self.sampler.as_ref().map_or(0, |sampler| sampler.due_in(idle_ns));
         for counter in Counter::ALL {
             let sum = self.counted(*counter);

@@ -109,13 +109,12 @@ impl Kernel {
         let (mut ebpf, btf) = load_object(&options, sizes, &offsets, cast)?;
         let map_bytes = memory_of_maps(&ebpf);
         let mut maps = Maps { ebpf: &mut ebpf };
-        let (cpus, containers, accounts) = (sizes.cpus as usize, sizes.containers as usize, sizes.accounts());
+        let (cpus, containers) = (sizes.cpus as usize, sizes.containers as usize);
         let control = maps.array(map::CONTROL, 1)?;
         control.write(0, Control { mappings_generation: 1, ..Control::default() });
         let cpu_states = maps.array(map::CPUS, cpus)?;
         seed(&cpu_states);
-        let idle = IdleClock::new(maps.array(map::CPUS, cpus)?, maps.array(map::ACCOUNTS, accounts)?, containers);
-        let accounts = maps.array(map::ACCOUNTS, accounts)?;
+        let accounts = maps.array(map::ACCOUNTS, sizes.accounts())?;
         let syscall_index = maps.array(map::SYSCALL_INDEX, containers * SYSCALLS)?;
         let syscall_rows = maps.array(map::SYSCALLS, 2 * sizes.syscall_rows as usize)?;
         let container_cgroups = maps.array(map::CONTAINER_CGROUPS, containers)?;
@@ -161,7 +160,7 @@ impl Kernel {
             log,
             map_bytes,
             costs: Costs::default(),
-            idle,
+            idle: IdleClock::new(cpus),
             so_far: drain::SoFar::default(),
             options,
         };
