@@ -28,9 +28,10 @@ use crate::{
     kernel::{Counter, LedgerAccount, RawWindow, SyscallAccount, syscalls},
     process::{Leaf, Location, ProcessTable, kernel_locations},
     profile::{
-        Container, ContainerIndex, Coverage, CpuSampleCoverage, Errno, Frame, FrameId, FrameKind, Histogram, Ledger,
-        OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process, ProcessIndex, Profile,
-        RunQueue, Settings, StackId, StackTable, SyscallCoverage, SyscallStats, TextId, Wait, WaitedBehind, Window,
+        Container, ContainerIndex, Coverage, CpuSampleCoverage, Errno, Frame, FrameId, FrameKind, Histogram,
+        KindCoverage, Ledger, OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process,
+        ProcessIndex, Profile, RunQueue, Settings, StackId, StackTable, SyscallCoverage, SyscallStats, TextId,
+        TimeCoverage, Wait, WaitedBehind, Window,
     },
     symbol::{self, ResolvedFrame, ResolvedFrames, SymbolError},
 };
@@ -80,6 +81,22 @@ struct NamedStack {
     unnamed: BTreeMap<&'static str, u64>,
 }
 
+/// Which kind of stacks something is counted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StackKind {
+    OnCpu,
+    OffCpu,
+}
+
+impl StackKind {
+    fn of(self, time: &mut TimeCoverage) -> &mut KindCoverage {
+        match self {
+            Self::OnCpu => &mut time.on_cpu,
+            Self::OffCpu => &mut time.off_cpu,
+        }
+    }
+}
+
 impl NamedStack {
     /// Counts whether it is whole, as found `count` times in a container.
     fn count_whole(&self, count: u64, coverage: &mut Coverage, container: &mut Container) {
@@ -94,7 +111,7 @@ impl NamedStack {
         }
     }
 
-    /// Counts its frames as found in `count` samples of a container.
+    /// Counts its frames as found in `count` samples or waits of a container.
     fn count_frames(&self, count: u64, coverage: &mut Coverage, container: &mut Container) {
         coverage.frames_total += self.frames * count;
         coverage.frames_resolved += self.named * count;
@@ -102,6 +119,20 @@ impl NamedStack {
         for (reason, frames) in &self.unnamed {
             for counts in [&mut coverage.frames_unresolved, &mut container.symbols.unresolved] {
                 *counts.entry((*reason).to_owned()).or_default() += frames * count;
+            }
+        }
+    }
+
+    /// Weighs whether it is whole and named by the time that it stands for.
+    fn weigh(&self, kind: StackKind, ns: u64, coverage: &mut Coverage, container: &mut Container) {
+        for time in [&mut coverage.time, &mut container.time] {
+            let KindCoverage { stacks, frames } = kind.of(time);
+            if self.has_user {
+                stacks.add(self.incomplete, ns);
+            }
+            frames.add(None, self.named.saturating_mul(ns));
+            for (reason, unnamed) in &self.unnamed {
+                frames.add(Some(reason), unnamed.saturating_mul(ns));
             }
         }
     }
@@ -162,7 +193,6 @@ impl Collection {
         for container in &mut containers.list {
             finish_container(container);
         }
-        profile.coverage.off_cpu.time_ns = containers.list.iter().map(|container| container.ledger.off_cpu_ns()).sum();
         profile.containers = containers.list;
         profile.stacks = table;
         drop_empty(&mut profile);
@@ -409,6 +439,7 @@ impl Collection {
         let on_cpu = std::mem::take(&mut self.on_cpu);
         let (written, read) = (counted(&self.windows, Counter::SamplesKept), on_cpu.values().sum::<u64>());
         let unread = self.samples.add(written, read);
+        let period_ns = profile.settings.sample_period_ns();
         let samples = &mut profile.coverage.cpu_samples;
         add_loss(&mut samples.lost, "unread", unread);
         // The last samples are read a moment after the events' own counts are: what is read ahead is due here, and not in the
@@ -428,6 +459,7 @@ impl Collection {
             container.cpu_samples.expected += count;
             stack.count_frames(count, coverage, container);
             stack.count_whole(count, coverage, container);
+            stack.weigh(StackKind::OnCpu, count.saturating_mul(period_ns), coverage, container);
             let (process, thread) = owners.of(&owner, table);
             *sums.entry((ContainerIndex(place as u32), process, thread, stack.id)).or_default() += count;
         }
@@ -453,20 +485,20 @@ impl Collection {
     ) {
         let mut sums: BTreeMap<OffCpuKey, (f64, f64)> = BTreeMap::new();
         let mut waits: BTreeMap<WaitKey, (f64, f64)> = BTreeMap::new();
-        let mut with_stack_ns = 0.0;
+        let (mut with_stack_ns, mut without_stack_ns) = (0.0, 0.0);
         for ((owner, stack, reason, peer), waited) in std::mem::take(&mut self.off_cpu) {
             let Waited { weight_ns, waits: count, stacks } = waited;
             let Some(place) = containers.by_index.get(&owner.0).copied() else { continue };
             let Some(stack) = named.get(stack.position()) else { continue };
             if stack.frames > 0 {
                 with_stack_ns += weight_ns;
+            } else {
+                without_stack_ns += weight_ns;
             }
-            stack.count_whole(stacks, &mut profile.coverage, &mut containers.list[place]);
-            if !self.options.on_cpu {
-                // Waits stand in for samples where there are none.
-                let waits = count.max(1.0) as u64;
-                stack.count_frames(waits, &mut profile.coverage, &mut containers.list[place]);
-            }
+            let (coverage, container) = (&mut profile.coverage, &mut containers.list[place]);
+            stack.count_whole(stacks, coverage, container);
+            stack.count_frames(count.max(1.0) as u64, coverage, container);
+            stack.weigh(StackKind::OffCpu, weight_ns as u64, coverage, container);
             let wait = waits.entry((place, reason, peer.clone())).or_default();
             wait.0 += weight_ns;
             wait.1 += count;
@@ -483,7 +515,10 @@ impl Collection {
         }
         // Another window may meet others.
         self.peers = Peers::default();
-        profile.coverage.off_cpu.with_stack_ns = with_stack_ns as u64;
+        let time_ns = containers.list.iter().map(|container| container.ledger.off_cpu_ns()).sum();
+        let off_cpu = &mut profile.coverage.off_cpu;
+        off_cpu.time_ns = time_ns;
+        off_cpu.with_stack_ns = OffCpuCoverage::within_exact(time_ns, with_stack_ns, without_stack_ns);
         for ((place, reason, peer), (ns, count)) in waits {
             let wait =
                 Wait { reason, peer: peer.map(|peer| peer.to_string()), ns: ns as u64, count: count.round() as u64 };
@@ -582,6 +617,10 @@ fn add_window(containers: &mut Containers, window: &mut RawWindow) {
     }
     for (waiter, runner, ns) in &window.waited_behind {
         let Some(place) = containers.by_index.get(waiter) else { continue };
+        if *runner >= CONTAINER_FIRST && containers.by_index.get(runner) == Some(place) {
+            containers.list[*place].ledger.waited_behind_itself(*ns);
+            continue;
+        }
         let name = containers.names.get(runner).map_or("unknown", String::as_str);
         let behind = &mut containers.list[*place].waited_behind;
         match behind.iter_mut().find(|known| known.container == name) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Kind, Scope};
-use crate::profile::{Coverage, CpuSampleCoverage, StackCoverage};
+use crate::profile::{Coverage, CpuSampleCoverage, TimeCoverage};
 
 /// The coverage of one kind of stacks on one line.
 pub fn summary(scope: &Scope<'_>, kind: Kind) -> String {
@@ -15,7 +15,7 @@ pub fn summary(scope: &Scope<'_>, kind: Kind) -> String {
     if kind != Kind::Cpu {
         parts.push(off_cpu(scope));
     }
-    parts.extend(incomplete_stacks(&coverage.stacks));
+    parts.extend(incomplete_stacks(coverage));
     parts.push(named_frames(coverage));
     parts.join(" · ")
 }
@@ -35,7 +35,7 @@ pub fn summary_within(scope: &Scope<'_>, kind: Kind, most: usize) -> String {
     if kind != Kind::Cpu {
         parts.push(off_cpu(scope));
     }
-    parts.push(format!("{} of stacks complete", percent(coverage.stacks.complete_share())));
+    parts.push(format!("{} of stacks complete", percent(coverage.stacks_complete())));
     parts.push(format!("{} of frames named", percent(coverage.symbols_resolved())));
     parts.join(" · ")
 }
@@ -61,18 +61,43 @@ pub fn off_cpu(scope: &Scope<'_>) -> String {
     format!("{} off-CPU, {} with a stack{lost}", seconds(coverage.time_ns as f64), percent(share))
 }
 
-/// Share and reasons of stacks that do not reach their root; nothing when there are none.
-pub fn incomplete_stacks(stacks: &StackCoverage) -> Option<String> {
-    if stacks.incomplete_total() == 0 {
+/// How much of the stacks' time does not reach its root, on the CPU and off it, and why; nothing where all of it does.
+pub fn incomplete_stacks(coverage: &Coverage) -> Option<String> {
+    if coverage.stacks.incomplete_total() == 0 {
         return None;
     }
-    let share = 1.0 - stacks.complete_share();
-    Some(format!("{} of stacks incomplete{}", percent(share), reasons(&stacks.incomplete)))
+    let time = &coverage.time;
+    if *time == TimeCoverage::default() {
+        let share = 1.0 - coverage.stacks.complete_share();
+        return Some(format!("{} of stacks incomplete{}", percent(share), reasons(&coverage.stacks.incomplete)));
+    }
+    let kinds = [("on-CPU", &time.on_cpu.stacks), ("off-CPU", &time.off_cpu.stacks)];
+    let parts = kinds.into_iter().filter(|(_, stacks)| stacks.without_total_ns() > 0).map(|(kind, stacks)| {
+        let share = 1.0 - stacks.share().unwrap_or(1.0);
+        format!("{} of {kind} time in incomplete stacks{}", percent(share), times(&stacks.without_ns))
+    });
+    let parts: Vec<String> = parts.collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// Share of frames that have a name, and why the others have none.
+/// Share of frames that have a name, on the CPU and off it where they differ, and why the others have none.
 pub fn named_frames(coverage: &Coverage) -> String {
-    format!("{} of frames named{}", percent(coverage.symbols_resolved()), reasons(&coverage.frames_unresolved))
+    let why = reasons(&coverage.frames_unresolved);
+    let kinds = (coverage.time.on_cpu.frames.share(), coverage.time.off_cpu.frames.share());
+    match kinds {
+        (Some(on_cpu), Some(off_cpu)) if percent(on_cpu) != percent(off_cpu) => {
+            format!("{} of on-CPU frames named, {} of off-CPU frames{why}", percent(on_cpu), percent(off_cpu))
+        }
+        _ => format!("{} of frames named{why}", percent(coverage.symbols_resolved())),
+    }
+}
+
+/// Times by reason in brackets, largest first; nothing where there are none.
+fn times(ns: &BTreeMap<String, u64>) -> String {
+    let mut ns: Vec<_> = ns.iter().filter(|(_, ns)| **ns > 0).collect();
+    ns.sort_by_key(|(_, ns)| std::cmp::Reverse(**ns));
+    let named: Vec<String> = ns.iter().map(|(reason, ns)| format!("{reason} {}", seconds(**ns as f64))).collect();
+    if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) }
 }
 
 /// Counts by reason in brackets, largest first; nothing where there are none.

@@ -117,22 +117,50 @@ pub struct Coverage<'p> {
     pub other_losses: &'p BTreeMap<String, u64>,
 }
 
-/// Completeness of stacks.
+/// Completeness of user stacks.
 #[derive(Debug, Serialize)]
 pub struct Stacks<'p> {
-    /// Share of samples whose stack reaches its root.
+    /// Share of the time, on and off the CPU, that lies in stacks whose user part reaches its root.
     pub complete: f64,
-    /// Samples whose stack does not, by reason.
+    /// Stacks that do not, by reason: a sample counts once, a wait where it has a stack of its own.
     pub incomplete: &'p BTreeMap<String, u64>,
+    /// The same in thread-seconds.
+    pub incomplete_s: BTreeMap<String, f64>,
+    /// Share among on-CPU stacks alone; null where there are none.
+    pub on_cpu: Option<f64>,
+    /// Share among off-CPU stacks alone; null where there are none.
+    pub off_cpu: Option<f64>,
+}
+
+impl<'p> Stacks<'p> {
+    fn of(complete: f64, counted: &'p profile::StackCoverage, time: &profile::TimeCoverage) -> Self {
+        Self {
+            complete,
+            incomplete: &counted.incomplete,
+            incomplete_s: time.stacks().without_ns.into_iter().map(|(reason, ns)| (reason, seconds(ns))).collect(),
+            on_cpu: time.on_cpu.stacks.share(),
+            off_cpu: time.off_cpu.stacks.share(),
+        }
+    }
 }
 
 /// Names of frames.
 #[derive(Debug, Serialize)]
 pub struct Symbols<'p> {
-    /// Share of frames that have one.
+    /// Share of frames that have one, weighted by the time that their stacks stand for.
     pub resolved: f64,
-    /// Frames that have none, weighted by their samples, by reason.
+    /// Frames that have none, weighted by their samples and waits, by reason.
     pub unresolved: &'p BTreeMap<String, u64>,
+    /// Share among frames of on-CPU stacks alone; null where there are none.
+    pub on_cpu: Option<f64>,
+    /// Share among frames of off-CPU stacks alone; null where there are none.
+    pub off_cpu: Option<f64>,
+}
+
+impl<'p> Symbols<'p> {
+    fn of(resolved: f64, unresolved: &'p BTreeMap<String, u64>, time: &profile::TimeCoverage) -> Self {
+        Self { resolved, unresolved, on_cpu: time.on_cpu.frames.share(), off_cpu: time.off_cpu.frames.share() }
+    }
 }
 
 /// How far a container's stacks can be trusted.
@@ -163,8 +191,8 @@ impl<'p> Coverage<'p> {
         let coverage = &profile.coverage;
         Self {
             cpu_samples: &coverage.cpu_samples,
-            stacks: Stacks { complete: coverage.stacks.complete_share(), incomplete: &coverage.stacks.incomplete },
-            symbols: Symbols { resolved: coverage.symbols_resolved(), unresolved: &coverage.frames_unresolved },
+            stacks: Stacks::of(coverage.stacks_complete(), &coverage.stacks, &coverage.time),
+            symbols: Symbols::of(coverage.symbols_resolved(), &coverage.frames_unresolved, &coverage.time),
             offcpu: OffCpu {
                 time_s: seconds(coverage.off_cpu.time_ns),
                 with_stack_s: seconds(coverage.off_cpu.with_stack_ns),
@@ -369,11 +397,8 @@ fn container(container: &profile::Container) -> Container<'_> {
         pressure: container.pressure,
         ledger: ledger(&container.ledger),
         coverage: ContainerCoverage {
-            stacks: Stacks { complete: container.stacks.complete_share(), incomplete: &container.stacks.incomplete },
-            symbols: Symbols {
-                resolved: container.symbols.resolved_share(),
-                unresolved: &container.symbols.unresolved,
-            },
+            stacks: Stacks::of(container.stacks_complete(), &container.stacks, &container.time),
+            symbols: Symbols::of(container.symbols_resolved(), &container.symbols.unresolved, &container.time),
         },
         stolen_s: seconds(container.ledger.stolen_ns),
         run_queue: RunQueue {

@@ -108,7 +108,7 @@ fn header(scope: &Scope<'_>) -> Section {
         lines.push(("syscalls", text));
     }
     let named = coverage::named_frames(coverage);
-    let incomplete = coverage::incomplete_stacks(&coverage.stacks).unwrap_or_else(|| "all stacks complete".to_owned());
+    let incomplete = coverage::incomplete_stacks(coverage).unwrap_or_else(|| "all stacks complete".to_owned());
     lines.push(("stacks", incomplete));
     lines.push(("names", named));
     let losses: Vec<String> = coverage
@@ -134,9 +134,9 @@ fn trust(scope: &Scope<'_>) -> Option<Section> {
             let why = |counts| coverage::reasons(counts).trim_matches([' ', '(', ')']).to_owned();
             vec![
                 one.name.clone(),
-                percent(one.stacks.complete_share()),
+                percent(one.stacks_complete()),
                 why(&one.stacks.incomplete),
-                percent(one.symbols.resolved_share()),
+                percent(one.symbols_resolved()),
                 why(&one.symbols.unresolved),
             ]
         })

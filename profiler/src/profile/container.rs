@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CpuSampleCoverage, Histogram, Ledger, OffCpuReason, RunQueue, StackCoverage, SymbolCoverage};
+use super::{
+    CpuSampleCoverage, Histogram, Ledger, OffCpuReason, RunQueue, StackCoverage, SymbolCoverage, TimeCoverage,
+};
 
 /// Position of a container in [`super::Profile::containers`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,9 +62,31 @@ pub struct Container {
     /// Names of this container's frames.
     #[serde(default)]
     pub symbols: SymbolCoverage,
+    /// The same by the time that its stacks stand for.
+    #[serde(default)]
+    pub time: TimeCoverage,
 }
 
 impl Container {
+    /// What it is called beside labels that carry namespace and pod: its own name within its pod; outside of Kubernetes the
+    /// display name, by which namesakes are told apart.
+    pub fn label(&self) -> &str {
+        match (&self.pod, &self.container) {
+            (Some(_), Some(own)) => own,
+            _ => &self.name,
+        }
+    }
+
+    /// Share of the time that lies in stacks whose user part reaches its root ([`super::Coverage::stacks_complete`]).
+    pub fn stacks_complete(&self) -> f64 {
+        self.time.stacks().share().unwrap_or_else(|| self.stacks.complete_share())
+    }
+
+    /// Share of frames that have a name, weighted by time ([`super::Coverage::symbols_resolved`]).
+    pub fn symbols_resolved(&self) -> f64 {
+        self.time.frames().share().unwrap_or_else(|| self.symbols.resolved_share())
+    }
+
     /// Adds CPU nanoseconds of seconds that come after `before` others. Seconds of one number are the same for all containers:
     /// who was not there used nothing.
     pub fn add_seconds(&mut self, before: usize, ns: &[u64]) {

@@ -114,6 +114,14 @@ impl Ledger {
         ]
     }
 
+    /// Counts time that was waited behind another cgroup of the same container (a nested one, the host's own) as waited behind
+    /// itself: whoever reads of containers knows of no parts.
+    pub fn waited_behind_itself(&mut self, ns: u64) {
+        let moved_ns = ns.min(self.runnable_other_ns);
+        self.runnable_other_ns -= moved_ns;
+        self.runnable_self_ns = self.runnable_self_ns.saturating_add(moved_ns);
+    }
+
     /// Adds every part of `other` to this ledger.
     pub fn merge(&mut self, other: &Self) {
         let mut other = *other;
@@ -180,5 +188,19 @@ impl OffCpuReason {
             Self::RunnableOther => "runnable_other",
             Self::Throttled => "throttled",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_behind_itself_is_moved_and_never_more_of_it_than_was_waited_behind_others() {
+        let mut ledger = Ledger { runnable_self_ns: 5, runnable_other_ns: 10, ..Ledger::default() };
+        ledger.waited_behind_itself(4);
+        assert_eq!((ledger.runnable_self_ns, ledger.runnable_other_ns), (9, 6));
+        ledger.waited_behind_itself(100);
+        assert_eq!((ledger.runnable_self_ns, ledger.runnable_other_ns), (15, 0));
     }
 }

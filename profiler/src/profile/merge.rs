@@ -288,6 +288,7 @@ fn merge_container(mine: &mut Container, theirs: Container, weights: (u64, u64),
     merge_stack_coverage(&mut mine.stacks, theirs.stacks);
     mine.symbols.resolved = mine.symbols.resolved.saturating_add(theirs.symbols.resolved);
     add_counts(&mut mine.symbols.unresolved, theirs.symbols.unresolved);
+    mine.time.merge(&theirs.time);
 }
 
 impl Container {
@@ -353,6 +354,7 @@ fn merge_coverage(mine: &mut Coverage, theirs: Coverage) {
     mine.frames_resolved = mine.frames_resolved.saturating_add(theirs.frames_resolved);
     mine.frames_total = mine.frames_total.saturating_add(theirs.frames_total);
     add_counts(&mut mine.frames_unresolved, theirs.frames_unresolved);
+    mine.time.merge(&theirs.time);
     mine.off_cpu.time_ns = mine.off_cpu.time_ns.saturating_add(theirs.off_cpu.time_ns);
     mine.off_cpu.with_stack_ns = mine.off_cpu.with_stack_ns.saturating_add(theirs.off_cpu.with_stack_ns);
     mine.off_cpu.lost = mine.off_cpu.lost.saturating_add(theirs.off_cpu.lost);

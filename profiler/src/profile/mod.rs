@@ -23,7 +23,8 @@ pub use check::Inconsistency;
 pub use coarse::OTHER_SYSCALLS;
 pub use container::{Container, ContainerIndex, Errno, Pressure, SyscallStats, Wait, WaitedBehind};
 pub use coverage::{
-    Coverage, CpuSampleCoverage, OffCpuCoverage, Overhead, StackCoverage, SymbolCoverage, SyscallCoverage,
+    Coverage, CpuSampleCoverage, KindCoverage, OffCpuCoverage, Overhead, StackCoverage, SymbolCoverage,
+    SyscallCoverage, TimeCoverage, WeightedShare,
 };
 pub use histogram::{Histogram, bucket_middle_ns, bucket_upper_ns};
 pub use ledger::{Ledger, OffCpuReason, RunQueue};

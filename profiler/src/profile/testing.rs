@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{
     Container, ContainerIndex, Coverage, CpuSampleCoverage, Errno, Frame, FrameId, FrameKind, Histogram, Host, Ledger,
     OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process, ProcessIndex, Profile,
-    RunQueue, Settings, StackCoverage, StackId, SymbolCoverage, SyscallCoverage, SyscallStats, Wait, WaitedBehind,
-    Window,
+    RunQueue, Settings, StackCoverage, StackId, SymbolCoverage, SyscallCoverage, SyscallStats, TimeCoverage, Wait,
+    WaitedBehind, Window,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -105,6 +105,7 @@ fn coverage() -> Coverage {
         frames_resolved: 9_400,
         frames_total: 9_600,
         frames_unresolved: BTreeMap::from([("stripped".to_owned(), 150), ("no_perf_map".to_owned(), 50)]),
+        time: TimeCoverage::default(),
         off_cpu: OffCpuCoverage { time_ns: 48 * SECOND, with_stack_ns: 47 * SECOND, lost: 3 },
         syscalls: SyscallCoverage { counted: 61_203, lost: 2 },
         other_losses: BTreeMap::from([("task_without_slot".to_owned(), 4)]),
@@ -181,6 +182,7 @@ fn web() -> Container {
             unresolved: BTreeMap::from([("stripped".to_owned(), 150), ("no_perf_map".to_owned(), 50)]),
         },
         stacks: StackCoverage { complete: 540, incomplete: BTreeMap::from([("too_deep".to_owned(), 5)]) },
+        time: TimeCoverage::default(),
     }
 }
 

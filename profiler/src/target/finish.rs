@@ -17,7 +17,7 @@ use super::recheck;
 use super::scene::Scene;
 use super::waiting::{WaitFor, Waits};
 use super::{Amount, Analysis, Blame, Confidence, Target};
-use crate::profile::Profile;
+use crate::profile::{Container, KindCoverage, Profile};
 
 /// Standard error of a tenth.
 const MANY_SAMPLES: u64 = 100;
@@ -91,7 +91,7 @@ fn target(scene: &Scene<'_>, finding: &Finding, seen: &Seen, idle_ns: f64) -> Ta
     let told_apart_by = if finding.kind.is_of_the_container() { "" } else { blamed.as_str() };
     let amount = |ns: f64| Amount { value: ns / scene.window_ns, unit: finding.kind.unit() };
     let wanted_ns = (container.ledger.thread_ns as f64 - idle_ns).max(finding.claims_ns).max(1.0);
-    let mut confidence = seen.confidence(finding.basis, container.stacks.complete_share());
+    let mut confidence = seen.confidence(finding.basis, container);
     let guess = function.is_some_and(|function| !function.own) || finding.kind == Kind::NetworkWait && about.is_empty();
     if guess {
         confidence = confidence.min(Confidence::Medium);
@@ -120,7 +120,7 @@ fn target(scene: &Scene<'_>, finding: &Finding, seen: &Seen, idle_ns: f64) -> Ta
 }
 
 /// What a container is called from window to window: its id changes with every start.
-fn identity(container: &crate::profile::Container) -> &str {
+fn identity(container: &Container) -> &str {
     if container.name.is_empty() { &container.id } else { &container.name }
 }
 
@@ -157,7 +157,8 @@ struct Seen {
     off_cpu: f64,
     /// Off-CPU time without a stack, in thread-seconds a second.
     unseen_off_cpu: f64,
-    names: f64,
+    /// Named frames among those of on-CPU and of off-CPU stacks.
+    names: (f64, f64),
 }
 
 impl Seen {
@@ -178,7 +179,10 @@ impl Seen {
             off_cpu: share(off_cpu.with_stack_ns as f64, off_cpu.time_ns as f64),
             unseen_off_cpu: off_cpu.time_ns.saturating_sub(off_cpu.with_stack_ns) as f64
                 / profile.window.duration_ns.max(1) as f64,
-            names: coverage.symbols_resolved(),
+            names: (
+                coverage.time.on_cpu.frames.share().unwrap_or(coverage.symbols_resolved()),
+                coverage.time.off_cpu.frames.share().unwrap_or(coverage.symbols_resolved()),
+            ),
         }
     }
 
@@ -210,11 +214,18 @@ impl Seen {
         why
     }
 
-    fn confidence(&self, basis: Basis, complete: f64) -> Confidence {
+    fn confidence(&self, basis: Basis, container: &Container) -> Confidence {
+        let whole = |kind: &KindCoverage| kind.stacks.share().unwrap_or_else(|| container.stacks_complete());
         let (seen, samples) = match basis {
             Basis::Ledger => return Confidence::High,
-            Basis::CpuSamples(samples) => (self.samples.min(complete).min(self.names), samples.min(self.kept)),
-            Basis::OffCpuStacks(waits) => (self.off_cpu.min(complete).min(self.names), waits),
+            Basis::CpuSamples(samples) => {
+                let whole = whole(&container.time.on_cpu);
+                (self.samples.min(whole).min(self.names.0), samples.min(self.kept))
+            }
+            Basis::OffCpuStacks(waits) => {
+                let whole = whole(&container.time.off_cpu);
+                (self.off_cpu.min(whole).min(self.names.1), waits)
+            }
         };
         if seen >= 0.9 && samples >= MANY_SAMPLES {
             Confidence::High

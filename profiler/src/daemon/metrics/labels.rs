@@ -9,7 +9,8 @@ pub struct Owner {
     pub namespace: String,
     /// Kubernetes pod.
     pub pod: String,
-    /// The container's own name within its pod, the runtime's name, or the unit's.
+    /// The container's own name within its pod; outside of Kubernetes its display name, by which reports and the API tell
+    /// namesakes apart.
     pub container: String,
     /// Image reference.
     pub image: String,
@@ -22,7 +23,7 @@ impl Owner {
         Self {
             namespace: text(&container.namespace),
             pod: text(&container.pod),
-            container: container.container.clone().unwrap_or_else(|| container.name.clone()),
+            container: container.label().to_owned(),
             image: text(&container.image),
         }
     }
@@ -42,5 +43,37 @@ impl Owner {
             first,
             second,
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namesakes_that_reports_tell_apart_are_series_of_their_own() {
+        let unit = |name: &str| Container {
+            name: name.to_owned(),
+            container: Some("nginx.service".to_owned()),
+            runtime: "host".to_owned(),
+            ..Container::default()
+        };
+        let mine = Owner::of(&unit("/system.slice/nginx.service"));
+        let theirs = Owner::of(&unit("/lxc.payload.a/system.slice/nginx.service"));
+        assert_ne!(mine, theirs);
+        assert_eq!(mine.container, "/system.slice/nginx.service");
+    }
+
+    #[test]
+    fn a_container_of_a_pod_goes_on_counting_when_it_was_started_again() {
+        let started = |id: &str, name: &str| Container {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            pod: Some("web-1".to_owned()),
+            namespace: Some("shop".to_owned()),
+            container: Some("nginx".to_owned()),
+            ..Container::default()
+        };
+        assert_eq!(Owner::of(&started("a1", "shop/web-1/nginx")), Owner::of(&started("b2", "shop/web-1/nginx@b2")));
     }
 }

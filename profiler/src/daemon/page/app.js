@@ -117,14 +117,20 @@ function header(status, coverage, overhead) {
   const cost = overhead.overhead;
   const facts = [
     ["samples kept", samples.expected ? percent(due > 0 ? samples.kept / due : 1) : "–", `${samples.expected} expected = ${samples.kept} kept + ${samples.idle} idle + ${samples.filtered} filtered + ${gone} lost${lost.length ? ` (${lost.map(([why, n]) => `${why} ${n}`).join(", ")})` : ""}`, due > 0 && samples.kept / due < 0.95],
-    ["stacks whole", percent(stacks.complete), Object.entries(stacks.incomplete).map(([why, n]) => `${why} ${n}`).join(", ") || "none incomplete", stacks.complete < 0.75],
-    ["frames named", percent(symbols.resolved), "", symbols.resolved < 0.75],
+    ["stacks whole", percent(stacks.complete), `by time${kinds(stacks)}: ${Object.entries(stacks.incomplete_s).map(([why, s]) => `${why} ${duration(s)}`).join(", ") || "none incomplete"}`, stacks.complete < 0.75],
+    ["frames named", percent(symbols.resolved), `by time${kinds(symbols)}`, symbols.resolved < 0.75],
     ["off-CPU with stack", percent(offcpu.time_s ? offcpu.with_stack_s / offcpu.time_s : 1), `${duration(offcpu.time_s)} of thread time off-CPU`, false],
     ["syscalls", `${count(syscalls.counted)}${syscalls.lost ? `, ${count(syscalls.lost)} lost` : ""}`, "counted exactly", syscalls.lost > 0],
     ["own cost", `${percent((cost.agent_cpu_s + (cost.bpf_cpu_s || 0)) / seconds)} of a core`, `daemon ${percent(cost.agent_cpu_s / seconds)}, kernel programs ${cost.bpf_cpu_s == null ? "not known: kernel.bpf_stats_enabled is 0 and CAP_SYS_ADMIN is missing" : percent(cost.bpf_cpu_s / seconds)}`, false],
     ["memory", `${bytes(overhead.agent_resident_bytes ?? cost.agent_rss_bytes)} + ${bytes(cost.map_bytes)} maps`, "", false],
   ];
   $("coverage").replaceChildren(...facts.map(([name, value, title, bad]) => el("div", { title }, el("dt", {}, name), el("dd", { class: bad ? "bad" : null }, value))));
+}
+
+/** Shares of on-CPU and off-CPU stacks in brackets; nothing where there are none. */
+function kinds({ on_cpu: on, off_cpu: off }) {
+  const shares = [["on-CPU", on], ["off-CPU", off]].filter(([, share]) => share != null);
+  return shares.length ? ` (${shares.map(([kind, share]) => `${kind} ${percent(share)}`).join(", ")})` : "";
 }
 
 /** An argument for a time in milliseconds; null where it is none. */

@@ -97,7 +97,7 @@ pub fn rejected(answer: &[u8]) -> Option<(u64, String)> {
 
 /// A container by the names of OpenTelemetry's semantic conventions.
 fn resource(container: &Container, extra: &Extra) -> Resource {
-    let own = container.container.as_deref().unwrap_or(&container.name);
+    let own = container.label();
     let service = match &container.namespace {
         Some(namespace) => format!("{namespace}/{own}"),
         None => container.name.clone(),

@@ -52,7 +52,7 @@ pub fn requests(profile: &Profile, extra: &Extra) -> Vec<Bytes> {
 /// The labels of a container's series, sorted by name. Pyroscope joins the first with the types inside to
 /// `process_cpu:cpu:nanoseconds:cpu:nanoseconds` and the like, as for profiles that it pulls.
 fn labels(container: &Container, extra: &Extra) -> Vec<proto::LabelPair> {
-    let own = container.container.as_deref().unwrap_or(&container.name);
+    let own = container.label();
     let service = match &container.namespace {
         Some(namespace) => format!("{namespace}/{own}"),
         None => container.name.clone(),

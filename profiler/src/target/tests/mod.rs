@@ -532,6 +532,18 @@ fn confidence_falls_with_coverage() {
 }
 
 #[test]
+fn a_target_of_cpu_time_is_as_certain_as_the_stacks_of_cpu_time_are_whole() {
+    let mut planted = Planted::new();
+    planted.cpu("main > hash", 1000);
+    let time = &mut planted.profile.containers[0].time;
+    time.on_cpu.stacks.add(None, 10_000);
+    time.off_cpu.stacks.add(Some("no_root"), 1_000_000);
+    assert_eq!(planted.analysis().targets[0].confidence, Confidence::High, "its waits say nothing of it");
+    planted.profile.containers[0].time.on_cpu.stacks.add(Some("no_root"), 10_000);
+    assert_eq!(planted.analysis().targets[0].confidence, Confidence::Low);
+}
+
+#[test]
 fn the_same_problem_has_the_same_id_in_another_window() {
     let (mut first, mut second) = (Planted::new(), Planted::new());
     first.cpu("main > hash", 1000);
