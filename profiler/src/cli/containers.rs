@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets};
 
-use crate::container::runtime::parse_socket;
+use crate::container::runtime::{labels::KeptLabels, parse_socket};
 use crate::container::{ContainerKey, ContainerResolver, Description, ResolverOptions};
 
 /// How long to wait for the runtimes.
@@ -29,13 +29,18 @@ pub struct ContainerSources {
     /// Where the host's cgroup hierarchy is mounted, if not where this process's mount table says
     #[arg(long, value_name = "PATH", env = "PROFILER_CGROUP_ROOT")]
     pub cgroup_root: Option<PathBuf>,
+
+    /// A label of containers to keep besides the well-known ones, by name or glob; may be repeated
+    #[arg(long = "container-labels", value_name = "LABEL", env = "PROFILER_CONTAINER_LABELS", value_delimiter = ',')]
+    pub labels: Vec<String>,
 }
 
 impl ContainerSources {
     /// The resolver's options.
     pub fn options(&self) -> anyhow::Result<ResolverOptions> {
         let sockets = self.runtime_sockets.iter().map(|text| parse_socket(text)).collect::<Result<_, _>>()?;
-        Ok(ResolverOptions { cgroup_root: self.cgroup_root.clone(), sockets, ..ResolverOptions::default() })
+        let labels = KeptLabels::parse(&self.labels)?;
+        Ok(ResolverOptions { cgroup_root: self.cgroup_root.clone(), sockets, labels, ..ResolverOptions::default() })
     }
 }
 
@@ -85,7 +90,7 @@ pub fn run(args: &ContainersArgs) -> anyhow::Result<()> {
 fn table(found: &[Description]) -> String {
     let mut rows: Vec<&Description> = found.iter().collect();
     rows.sort_by_key(|row| match row.key {
-        ContainerKey::Container(_) => 0,
+        ContainerKey::Container(_) | ContainerKey::Delegated(_) => 0,
         ContainerKey::Unit(_) => 1,
         ContainerKey::Host => 2,
     });
@@ -130,6 +135,7 @@ mod tests {
             labels: BTreeMap::new(),
             cgroup: format!("/{name}"),
             cpu_limit_cores: (!id.is_empty()).then_some(0.5),
+            by_user: false,
         }
     }
 

@@ -70,6 +70,9 @@ pub struct Args {
     /// Where the host's cgroup hierarchy is mounted, if not where this process's mount table says
     #[arg(long, value_name = "PATH", env = "PROFILER_CGROUP_ROOT")]
     cgroup_root: Option<PathBuf>,
+    /// A label of containers to keep besides the well-known ones, by name or glob; may be repeated
+    #[arg(long = "container-labels", value_name = "LABEL", env = "PROFILER_CONTAINER_LABELS", value_delimiter = ',')]
+    container_labels: Vec<String>,
     /// Name of this node in the output [default: the host's name]
     #[arg(long, env = "PROFILER_NODE")]
     node: Option<String>,
@@ -149,6 +152,7 @@ fn sources(args: Args) -> Sources {
                 namespace: list(args.namespace),
                 runtime_sockets: list(args.runtime_sockets),
                 cgroup_root: args.cgroup_root,
+                labels: list(args.container_labels),
             },
             history: HistoryLayer {
                 retention: args.retention.map(Quantity),

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use super::ContainerError;
 use super::cgroup;
-use super::identity::{Identity, identify};
+use super::identity::{Identity, identify, identify_believing};
+use super::ownership;
 
 /// The v1 controllers that runtimes put every container into, best first.
 const V1_PREFERENCE: [&str; 4] = ["cpu", "memory", "pids", "name=systemd"];
@@ -196,7 +197,8 @@ fn unescape(text: &str) -> String {
 fn containers_live_only_in(v1_root: &Path, number: u32) -> bool {
     let mut suspects = Vec::new();
     for cgroup in cgroup::walk(v1_root).cgroups {
-        if !matches!(identify(&cgroup.path), Identity::Container(_)) {
+        let believed = ownership::believed(v1_root, &cgroup.path);
+        if !matches!(identify_believing(&cgroup.path, believed), Identity::Container(_)) {
             continue;
         }
         let procs =

@@ -9,6 +9,8 @@
 //!   cgroups below the container belong to it.
 //! - Monitors (`crio-conmon-<id>.scope`, `libpod-conmon-<id>.scope`) carry the container's id but are not the container.
 //! - Outside a container, the deepest `.service` or `.scope` is the systemd unit.
+//! - A name is believed only where nobody but root can have made the directory ([`super::ownership`]). What looks like a
+//!   container below that belongs to the container around it, or is [`Identity::Delegated`] if there is none.
 
 use std::fmt;
 
@@ -52,6 +54,9 @@ impl fmt::Display for Runtime {
 pub enum Identity {
     /// Inside a container.
     Container(ContainerIdentity),
+    /// Inside what looks like a container, made by a user in a part of the hierarchy that is theirs. The id is whatever
+    /// they wrote.
+    Delegated(ContainerIdentity),
     /// In a systemd unit outside any container.
     Unit {
         /// The unit's name (`nginx.service`).
@@ -79,23 +84,33 @@ pub struct ContainerIdentity {
 /// Number of hexadecimal digits in a container id, with every runtime of today.
 const ID_DIGITS: usize = 64;
 
-/// Says whose cgroup `path` is. `path` is below the hierarchy's root and starts with `/`; `/..` components, as a
-/// process in a cgroup namespace sees them, do no harm.
+/// Says whose cgroup `path` is, taking every name in it for true. `path` is below the hierarchy's root and starts with `/`;
+/// `/..` components, as a process in a cgroup namespace sees them, do no harm.
 pub fn identify(path: &str) -> Identity {
+    identify_believing(path, usize::MAX)
+}
+
+/// Says whose cgroup `path` is, of which the first `believed` components are root's directories: the names in them are
+/// true, those further down are their owners' choice.
+pub fn identify_believing(path: &str, believed: usize) -> Identity {
     let components = components(path);
-    let deepest = components.iter().enumerate().rev().find_map(|(depth, component)| {
+    let claims = components.iter().enumerate().rev().filter_map(|(depth, component)| {
         let parent = depth.checked_sub(1).map_or("", |above| components[above].text);
         container_component(component.text, parent).map(|found| (depth, found))
     });
-    if let Some((depth, (id, runtime))) = deepest {
-        let pod_uid = pod_uid_above(&components[..depth], components[depth].text);
+    let claims: Vec<_> = claims.collect();
+    let deepest = claims.iter().find(|(depth, _)| *depth <= believed).or(claims.first());
+    if let Some((depth, (id, runtime))) = deepest.copied() {
+        let delegated = depth > believed;
+        let pod_uid = if delegated { None } else { pod_uid_above(&components[..depth], components[depth].text) };
         let runtime = match (runtime, depth.checked_sub(1).map(|above| components[above].text)) {
             (Runtime::Unknown, Some("docker")) if pod_uid.is_none() => Runtime::Docker,
             (Runtime::Unknown, Some("libpod_parent")) => Runtime::Podman,
             (known, _) => known,
         };
         let cgroup = path[..components[depth].end].to_owned();
-        return Identity::Container(ContainerIdentity { id: id.to_owned(), runtime, pod_uid, cgroup });
+        let identity = ContainerIdentity { id: id.to_owned(), runtime, pod_uid, cgroup };
+        return if delegated { Identity::Delegated(identity) } else { Identity::Container(identity) };
     }
     unit(path, &components)
 }
@@ -169,8 +184,8 @@ fn is_monitor(prefix: &str) -> bool {
     prefix.ends_with("conmon")
 }
 
-/// The uid of the pod that the container at the end of `above` belongs to: the nearest pod component, as long as no
-/// other container stands between.
+/// The uid of the pod that the container at the end of `above` belongs to: the nearest pod component below `kubepods`, as
+/// long as no other container stands between.
 fn pod_uid_above(above: &[Component<'_>], own: &str) -> Option<String> {
     // `kubepods-burstable-pod<uid>.slice:cri-containerd:<id>` carries the pod in the container's own component.
     if let Some((slice, _)) = own.split_once(':')
@@ -178,9 +193,11 @@ fn pod_uid_above(above: &[Component<'_>], own: &str) -> Option<String> {
     {
         return Some(uid);
     }
+    let mut uid = None;
     for (depth, component) in above.iter().enumerate().rev() {
-        if let Some(uid) = pod_component(component.text) {
-            return Some(uid);
+        uid = uid.or_else(|| pod_component(component.text));
+        if uid.is_some() && component.text.contains("kubepods") {
+            return uid;
         }
         let parent = depth.checked_sub(1).map_or("", |up| above[up].text);
         if container_component(component.text, parent).is_some() {
@@ -366,6 +383,38 @@ mod tests {
     }
 
     #[test]
+    fn a_name_below_a_users_directory_is_the_users_claim_or_belongs_to_the_container_around_it() {
+        let delegated = |path: &str, believed| match identify_believing(&fill(path), believed) {
+            Identity::Delegated(claim) => claim,
+            other => panic!("{path}: {other:?}"),
+        };
+        let below_manager = "/user.slice/user-1000.slice/user@1000.service/app.slice/docker-{A}.scope/x";
+        let claim = delegated(below_manager, 2);
+        assert_eq!((claim.id.as_str(), claim.runtime), (A, Runtime::Docker));
+        assert_eq!(claim.cgroup, fill("/user.slice/user-1000.slice/user@1000.service/app.slice/docker-{A}.scope"));
+        // A pod is never a user's to claim.
+        let in_pod = "/user.slice/user-1000.slice/user@1000.service/kubepods/pod{UID}/{A}";
+        assert_eq!(delegated(in_pod, 2).pod_uid, None);
+        // The container's own directory may be anybody's, as with a user namespace; what its processes make in it is its own.
+        let nested = fill("/docker/{A}/docker/{B}");
+        for believed in [1, 3] {
+            let Identity::Container(found) = identify_believing(&nested, believed) else { panic!("{believed}") };
+            assert_eq!(found.id, if believed == 1 { A } else { fill("{B}").as_str() }.to_owned(), "{believed}");
+        }
+        let unit = identify_believing("/user.slice/user-1000.slice/user@1000.service/app.slice/a.service", 2);
+        assert!(matches!(unit, Identity::Unit { name, .. } if name == "a.service"));
+    }
+
+    #[test]
+    fn a_directory_that_is_merely_called_like_a_pods_makes_no_pod() {
+        for path in ["/batch/pod{UID}/{A}", "/docker/pod{UID}/{A}", "/kubepods/pod{UID}/{B}/pod{UID}/sub/{A}", "/kubepods/pod{UID}/sub/{A}"] {
+            let Identity::Container(found) = identify(&fill(path)) else { panic!("{path}") };
+            let expected = path.contains("kubepods/pod{UID}/sub").then(|| UID.to_owned());
+            assert_eq!(found.pod_uid, expected, "{path}");
+        }
+    }
+
+    #[test]
     fn a_fargate_task_container_is_found_by_its_task() {
         let path = fill("/ecs/{STATIC}/{STATIC}-2531612879");
         let Identity::Container(found) = identify(&path) else { panic!("{path} is not taken for a container") };
@@ -448,7 +497,7 @@ mod tests {
         ) {
             let path = format!("/{}", parts.join("/"));
             match identify(&path) {
-                Identity::Container(container) => {
+                Identity::Container(container) | Identity::Delegated(container) => {
                     prop_assert!(path.starts_with(&container.cgroup));
                     prop_assert!(container.cgroup.contains(&container.id));
                 }

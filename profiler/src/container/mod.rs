@@ -1,7 +1,7 @@
 //! Whose cgroup is it: cgroup id in, container, pod and unit out.
 //!
 //! [`hierarchy`] finds the cgroup hierarchy that tells containers apart, [`cgroup`] walks it, [`identity`] reads an id
-//! out of a path, [`runtime`] asks the container runtimes for names and labels on a thread of its own, and
+//! out of a path, [`ownership`] tells how much of the path can be believed, [`runtime`] asks the container runtimes for names and labels on a thread of its own, and
 //! [`ContainerResolver`] joins them for a collection. [`limits`] reads what the kernel itself keeps about a cgroup.
 //!
 //! A container never waits for its name: until a runtime has told, it goes by the first twelve digits of its id.
@@ -10,10 +10,12 @@ use std::io;
 use std::path::PathBuf;
 
 pub mod cgroup;
+mod delegated;
 pub mod hierarchy;
 pub mod identity;
 pub mod limits;
 mod naming;
+pub mod ownership;
 mod pattern;
 mod resolver;
 pub mod runtime;

@@ -36,6 +36,9 @@ pub struct Description {
     /// CPU limit in cores.
     #[serde(rename = "cpu_limit")]
     pub cpu_limit_cores: Option<f64>,
+    /// Whether a user chose what it is called, and not root.
+    #[serde(skip)]
+    pub by_user: bool,
 }
 
 impl Description {
@@ -62,25 +65,28 @@ fn short(id: &str) -> &str {
 }
 
 /// Gives every description a name of its own: the one it wants, `name@runtime` where several want the same, and
-/// `name@short id` where that does not tell them apart either. A unit that another user runs too is told apart by the
-/// user's manager (`user@1000.service/pipewire.service`).
+/// `name@short id` where that does not tell them apart either. What a user made gives way first: its name is told apart by
+/// the user's manager (`user@1000.service/pipewire.service`), or by its whole path, and nobody else's changes for its sake.
 pub(super) fn name_all(descriptions: &mut [Description]) {
     let wanted: Vec<String> = descriptions.iter().map(Description::wanted_name).collect();
     let mut names = wanted.clone();
-    let further: [fn(&str, &Description) -> String; 3] = [
+    let further: [fn(&str, &Description) -> String; 5] = [
+        |wanted, one| if one.by_user { with_manager(wanted, &one.cgroup) } else { wanted.to_owned() },
+        |wanted, one| if one.by_user { one.cgroup.clone() } else { wanted.to_owned() },
         |wanted, container| match &container.key {
-            ContainerKey::Unit(_) => with_manager(wanted, &container.cgroup),
+            ContainerKey::Unit(_) | ContainerKey::Delegated(_) => with_manager(wanted, &container.cgroup),
             ContainerKey::Container(_) => format!("{wanted}@{}", container.runtime),
             ContainerKey::Host => wanted.to_owned(),
         },
         |wanted, container| match &container.key {
-            ContainerKey::Unit(_) => container.cgroup.clone(),
+            ContainerKey::Unit(_) | ContainerKey::Delegated(_) => container.cgroup.clone(),
             ContainerKey::Container(_) => format!("{wanted}@{}", short(&container.id)),
             ContainerKey::Host => wanted.to_owned(),
         },
         |wanted, container| match &container.key {
             ContainerKey::Container(id) => format!("{wanted}@{id}"),
-            _ => wanted.to_owned(),
+            ContainerKey::Unit(_) | ContainerKey::Delegated(_) => container.cgroup.clone(),
+            ContainerKey::Host => wanted.to_owned(),
         },
     ];
     for longer in further {
@@ -94,13 +100,21 @@ pub(super) fn name_all(descriptions: &mut [Description]) {
         }
     }
     for (description, name) in descriptions.iter_mut().zip(names) {
+        // Series carry this one, and a user's may not be added to another's.
+        if description.by_user && description.container.is_some() {
+            description.container = Some(name.clone());
+        }
         description.name = name;
     }
 }
 
-fn with_manager(unit: &str, cgroup: &str) -> String {
-    let manager = cgroup.split('/').find(|component| component.starts_with("user@"));
-    manager.map_or_else(|| cgroup.to_owned(), |manager| format!("{manager}/{unit}"))
+pub(super) fn with_manager(unit: &str, cgroup: &str) -> String {
+    manager(cgroup).map_or_else(|| cgroup.to_owned(), |manager| format!("{manager}/{unit}"))
+}
+
+/// The user's manager that a cgroup is below.
+fn manager(cgroup: &str) -> Option<&str> {
+    cgroup.split('/').find(|component| component.starts_with("user@"))
 }
 
 #[cfg(test)]
@@ -122,6 +136,7 @@ pub(super) mod tests {
             labels: BTreeMap::new(),
             cgroup: format!("/{runtime}/{id}"),
             cpu_limit_cores: None,
+            by_user: false,
         }
     }
 
@@ -130,6 +145,7 @@ pub(super) mod tests {
         Description {
             key: ContainerKey::Unit(Arc::from(cgroup)),
             cgroup: cgroup.to_owned(),
+            by_user: cgroup.contains("/user@"),
             ..container("", "host", Some(name))
         }
     }
@@ -166,7 +182,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn units_of_several_users_stay_apart() {
+    fn units_of_several_users_stay_apart_and_the_systems_keeps_its_name() {
         let all = vec![
             unit("/user.slice/user-1.slice/user@1.service/app.slice/bus.service"),
             unit("/user.slice/user-2.slice/user@2.service/app.slice/bus.service"),
@@ -174,7 +190,31 @@ pub(super) mod tests {
             unit("/system.slice/bus.service"),
         ];
         let expected =
-            ["user@1.service/bus.service", "user@2.service/bus.service", "nginx.service", "/system.slice/bus.service"];
+            ["user@1.service/bus.service", "user@2.service/bus.service", "nginx.service", "bus.service"];
         assert_eq!(names(all), expected);
+        let twice = vec![unit("/a.slice/bus.service"), unit("/b.slice/bus.service")];
+        assert_eq!(names(twice), ["/a.slice/bus.service", "/b.slice/bus.service"]);
+    }
+
+    #[test]
+    fn what_a_user_made_never_changes_the_name_of_what_root_made_nor_shares_its_series() {
+        let path = "/user.slice/user-1.slice/user@1.service/app.slice/libpod-1.scope";
+        let mut all = vec![
+            container("1", "docker", Some("web")),
+            Description {
+                key: ContainerKey::Delegated(Arc::from(path)),
+                cgroup: path.to_owned(),
+                by_user: true,
+                ..container("2", "podman", Some("web"))
+            },
+            unit("/user.slice/user-1.slice/user@1.service/app.slice/sshd.service"),
+            unit("/system.slice/sshd.service"),
+        ];
+        name_all(&mut all);
+        let found: Vec<(&str, Option<&str>)> =
+            all.iter().map(|one| (one.name.as_str(), one.container.as_deref())).collect();
+        let users = ["user@1.service/web", "user@1.service/sshd.service"];
+        let expected = [("web", "web"), (users[0], users[0]), (users[1], users[1]), ("sshd.service", "sshd.service")];
+        assert_eq!(found, expected.map(|(name, own)| (name, Some(own))));
     }
 }

@@ -14,10 +14,13 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::ContainerError;
 use super::cgroup::{self, CgroupId};
+use super::delegated::{Delegated, Holder};
 use super::hierarchy::Hierarchy;
-use super::identity::{ContainerIdentity, Identity, Runtime, identify};
+use super::identity::{ContainerIdentity, Identity, Runtime, identify_believing};
 use super::limits::CpuLimits;
 use super::naming::{self, Description};
+use super::ownership;
+use super::runtime::labels::KeptLabels;
 use super::runtime::{self, Age, Lookup, Metadata, MetadataThread, RuntimeSocket, StateRoots, Update};
 
 /// The least time between two walks made for an id that nobody announced.
@@ -31,6 +34,8 @@ const MOST_UNSEEN: usize = 4096;
 pub enum ContainerKey {
     /// A container, by its full id.
     Container(Arc<str>),
+    /// What looks like a container where names prove nothing, or claims another's id: by its cgroup path.
+    Delegated(Arc<str>),
     /// A systemd unit, by its cgroup path.
     Unit(Arc<str>),
     /// What is in neither.
@@ -48,11 +53,19 @@ pub struct ResolverOptions {
     pub well_known_sockets: bool,
     /// Where runtimes keep their state.
     pub state: StateRoots,
+    /// Which labels are kept.
+    pub labels: KeptLabels,
 }
 
 impl Default for ResolverOptions {
     fn default() -> Self {
-        Self { cgroup_root: None, sockets: Vec::new(), well_known_sockets: true, state: StateRoots::default() }
+        Self {
+            cgroup_root: None,
+            sockets: Vec::new(),
+            well_known_sockets: true,
+            state: StateRoots::default(),
+            labels: KeptLabels::default(),
+        }
     }
 }
 
@@ -76,12 +89,21 @@ struct Known {
     removed: Option<Instant>,
 }
 
+/// A systemd unit.
+struct Unit {
+    name: String,
+    by_user: bool,
+}
+
 /// Knows which container a cgroup belongs to, and what that container is.
 pub struct ContainerResolver {
     hierarchy: Hierarchy,
+    /// The user who owns the hierarchy: root.
+    owner: u32,
     cgroups: FxHashMap<CgroupId, (ContainerKey, String)>,
     containers: FxHashMap<Arc<str>, Known>,
-    units: FxHashMap<Arc<str>, String>,
+    delegated: FxHashMap<Arc<str>, Delegated>,
+    units: FxHashMap<Arc<str>, Unit>,
     metadata: FxHashMap<String, Metadata>,
     thread: MetadataThread,
     /// Lookups under way, with the number of sources that have not reported.
@@ -104,11 +126,13 @@ impl ContainerResolver {
 
     fn over(hierarchy: Hierarchy, warnings: Vec<String>, options: ResolverOptions) -> Result<Self, ContainerError> {
         let sockets = runtime::sockets(&options.sockets, options.well_known_sockets);
-        let thread = MetadataThread::start(sockets, options.state)?;
+        let thread = MetadataThread::start(sockets, options.state, options.labels)?;
         let mut resolver = Self {
+            owner: ownership::owner(&hierarchy.root),
             hierarchy,
             cgroups: FxHashMap::default(),
             containers: FxHashMap::default(),
+            delegated: FxHashMap::default(),
             units: FxHashMap::default(),
             metadata: FxHashMap::default(),
             thread,
@@ -157,11 +181,18 @@ impl ContainerResolver {
         if self.cgroups.contains_key(&id) {
             self.removed.entry(id).or_insert_with(Instant::now);
         }
-        if let Some((ContainerKey::Container(container), path)) = self.cgroups.get(&id)
-            && let Some(known) = self.containers.get_mut(container)
-            && known.identity.cgroup == *path
-        {
-            known.removed = Some(Instant::now());
+        match self.cgroups.get(&id) {
+            Some((ContainerKey::Container(container), path)) => {
+                if let Some(known) = self.containers.get_mut(container).filter(|known| known.identity.cgroup == *path) {
+                    known.removed = Some(Instant::now());
+                }
+            }
+            Some((ContainerKey::Delegated(topmost), path)) if **topmost == **path => {
+                if let Some(known) = self.delegated.get_mut(topmost) {
+                    known.removed = Some(Instant::now());
+                }
+            }
+            _ => {}
         }
     }
 
@@ -186,12 +217,18 @@ impl ContainerResolver {
             .map(|(id, _)| Arc::clone(id))
             .collect();
         self.containers.retain(|id, _| !gone.contains(id));
+        self.delegated.retain(|_, known| known.removed.is_none_or(|removed| removed.elapsed() <= age));
         self.metadata.retain(|id, _| !gone.contains(id.as_str()));
         let removed: FxHashSet<CgroupId> =
             self.removed.iter().filter(|(_, at)| at.elapsed() > age).map(|(id, _)| *id).collect();
         self.removed.retain(|id, _| !removed.contains(id));
         self.cgroups.retain(|id, (key, _)| {
-            !removed.contains(id) && !matches!(key, ContainerKey::Container(id) if gone.contains(id))
+            let forgotten = match key {
+                ContainerKey::Container(id) => gone.contains(id),
+                ContainerKey::Delegated(path) => !self.delegated.contains_key(path),
+                ContainerKey::Unit(_) | ContainerKey::Host => false,
+            };
+            !removed.contains(id) && !forgotten
         });
         let units: FxHashSet<Arc<str>> = self
             .cgroups
@@ -202,7 +239,8 @@ impl ContainerResolver {
         // Ids are never used again; what no walk explained now would only be counted once more.
         self.unknown.clear();
         if self.metadata.len() > MOST_UNSEEN + self.containers.len() {
-            self.metadata.retain(|id, _| self.containers.contains_key(id.as_str()));
+            let claimed: FxHashSet<&str> = self.delegated.values().map(|known| known.identity.id.as_str()).collect();
+            self.metadata.retain(|id, _| self.containers.contains_key(id.as_str()) || claimed.contains(id.as_str()));
         }
     }
 
@@ -250,8 +288,9 @@ impl ContainerResolver {
         self.absorb();
         self.read_limits();
         let containers = self.containers.keys().cloned().map(ContainerKey::Container);
+        let delegated = self.delegated.keys().cloned().map(ContainerKey::Delegated);
         let units = self.units.keys().cloned().map(ContainerKey::Unit);
-        let keys = containers.chain(units).chain([ContainerKey::Host]);
+        let keys = containers.chain(delegated).chain(units).chain([ContainerKey::Host]);
         let mut all: Vec<Description> = keys.map(|key| self.describe_without_name(&key)).collect();
         naming::name_all(&mut all);
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -268,7 +307,7 @@ impl ContainerResolver {
     pub fn is_populated(&self, key: &ContainerKey) -> bool {
         let path = match key {
             ContainerKey::Container(id) => self.containers.get(id).map(|known| known.identity.cgroup.as_str()),
-            ContainerKey::Unit(path) => Some(&**path),
+            ContainerKey::Unit(path) | ContainerKey::Delegated(path) => Some(&**path),
             ContainerKey::Host => return true,
         };
         let Some(path) = path else { return false };
@@ -303,7 +342,7 @@ impl ContainerResolver {
         self.settle(timeout);
         let mut unnamed: Vec<String> = Vec::new();
         for (id, known) in &self.containers {
-            if !self.metadata.get(&**id).is_some_and(is_named) {
+            if !self.metadata.get(&**id).is_some_and(|metadata| is_named(metadata, &known.identity)) {
                 unnamed.push(format!("{} ({})", id.get(..12).unwrap_or(id), known.identity.runtime));
             }
         }
@@ -352,24 +391,107 @@ impl ContainerResolver {
     }
 
     fn learn_path(&mut self, path: &str, age: Age) -> ContainerKey {
-        match identify(path) {
-            Identity::Container(identity) => {
-                let id: Arc<str> = Arc::from(identity.id.as_str());
-                if !self.containers.contains_key(&id) {
-                    let known = Known { identity, cpu_limit_cores: None, removed: None };
-                    self.containers.insert(Arc::clone(&id), known);
-                    if !self.metadata.get(&*id).is_some_and(is_complete) {
-                        self.ask(&id, age);
-                    }
-                }
-                ContainerKey::Container(id)
+        let believed = ownership::believed(&self.hierarchy.root, path);
+        match identify_believing(path, believed) {
+            Identity::Container(identity) => self.learn_container(identity, age),
+            Identity::Delegated(identity) => {
+                let owner = ownership::owner_of(&self.hierarchy.root, &identity.cgroup);
+                // A directory that is gone was nobody's we know of.
+                self.learn_delegated(identity, Holder::User(owner.unwrap_or(u32::MAX)), age)
             }
             Identity::Unit { name, cgroup } => {
                 let cgroup: Arc<str> = Arc::from(cgroup);
-                self.units.entry(Arc::clone(&cgroup)).or_insert(name);
+                let by_user = cgroup.split('/').filter(|component| !component.is_empty()).count() > believed.saturating_add(1);
+                self.units.entry(Arc::clone(&cgroup)).or_insert(Unit { name, by_user });
                 ContainerKey::Unit(cgroup)
             }
             Identity::Host => ContainerKey::Host,
+        }
+    }
+
+    /// A container by its path. Of several cgroups that bear one id the runtime's word decides, then who came first.
+    fn learn_container(&mut self, identity: ContainerIdentity, age: Age) -> ContainerKey {
+        let id: Arc<str> = Arc::from(identity.id.as_str());
+        let mut successor = None;
+        match self.containers.get_mut(&id) {
+            None => {
+                let complete = self.metadata.get(&*id).is_some_and(|known| is_complete(known, &identity));
+                let known = Known { identity, cpu_limit_cores: None, removed: None };
+                self.containers.insert(Arc::clone(&id), known);
+                if !complete {
+                    self.ask(&id, age);
+                }
+            }
+            Some(known) if known.identity.cgroup == identity.cgroup => {}
+            Some(known) => {
+                let ended = known.removed.is_some()
+                    || cgroup::id_of(&self.hierarchy.root, &known.identity.cgroup).is_none();
+                if !ended {
+                    return self.learn_delegated(identity, Holder::Root, age);
+                }
+                successor = Some(identity);
+            }
+        }
+        if let (Some(identity), Some(known)) = (successor, self.containers.get_mut(&id)) {
+            *known = Known { identity, cpu_limit_cores: None, removed: None };
+        }
+        ContainerKey::Container(id)
+    }
+
+    /// What bears a container's id without being that container for sure.
+    fn learn_delegated(&mut self, identity: ContainerIdentity, holder: Holder, age: Age) -> ContainerKey {
+        let cgroup: Arc<str> = Arc::from(identity.cgroup.as_str());
+        if !self.delegated.contains_key(&cgroup) {
+            let id: Arc<str> = Arc::from(identity.id.as_str());
+            self.delegated.insert(Arc::clone(&cgroup), Delegated::new(identity, holder));
+            match self.metadata.get(&*id).and_then(|known| known.pid) {
+                Some(pid) => self.runtime_says(&id, pid),
+                None => self.ask(&id, age),
+            }
+        }
+        // The runtime may have meant this one.
+        let confirmed = self.delegated.get(&cgroup).is_none();
+        if confirmed { self.learn_path(&cgroup, age) } else { ContainerKey::Delegated(cgroup) }
+    }
+
+    /// Which of the cgroups that bear an id is the container: the one that its first process is in.
+    fn runtime_says(&mut self, id: &Arc<str>, pid: u32) {
+        let claims = |known: &Delegated| known.identity.id == **id;
+        if !self.delegated.values().any(claims) {
+            return;
+        }
+        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return };
+        let Some(path) = self.hierarchy.path_of_process(&text) else { return };
+        let within = |topmost: &str| path.strip_prefix(topmost).is_some_and(|below| below.is_empty() || below.starts_with('/'));
+        let Some((cgroup, known)) = self.delegated.iter_mut().find(|(cgroup, known)| claims(known) && within(cgroup))
+        else {
+            return;
+        };
+        known.confirmed = true;
+        if known.holder != Holder::Root {
+            return;
+        }
+        // Root made both: the one that the runtime means takes the place of the other.
+        let cgroup = Arc::clone(cgroup);
+        let Some(meant) = self.delegated.remove(&cgroup) else { return };
+        let fresh = Known { identity: meant.identity, cpu_limit_cores: None, removed: meant.removed };
+        let other = self.containers.insert(Arc::clone(id), fresh);
+        let (mine, mut theirs) = (ContainerKey::Delegated(cgroup), None);
+        if let Some(other) = other {
+            let path: Arc<str> = Arc::from(other.identity.cgroup.as_str());
+            let known = Delegated { removed: other.removed, ..Delegated::new(other.identity, Holder::Root) };
+            self.delegated.insert(Arc::clone(&path), known);
+            theirs = Some(ContainerKey::Delegated(path));
+        }
+        let container = ContainerKey::Container(Arc::clone(id));
+        for (key, _) in self.cgroups.values_mut() {
+            if *key == mine {
+                *key = container.clone();
+            } else if *key == container
+                && let Some(theirs) = &theirs
+            {
+                *key = theirs.clone();
+            }
         }
     }
 
@@ -391,15 +513,7 @@ impl ContainerResolver {
 
     fn take(&mut self, update: Update) {
         match update {
-            Update::Learnt(metadata) => {
-                let id = metadata.id.clone();
-                let known = self.metadata.entry(id.clone()).or_default();
-                known.id.clone_from(&id);
-                known.merge(*metadata);
-                if is_complete(known) {
-                    self.outstanding.remove(id.as_str());
-                }
-            }
+            Update::Learnt(metadata) => self.learn_metadata(*metadata),
             Update::Finished(id) => {
                 if let Some(sources) = self.outstanding.get_mut(&id) {
                     *sources = sources.saturating_sub(1);
@@ -411,6 +525,32 @@ impl ContainerResolver {
             Update::Warning { socket, fault } => {
                 self.warn(format!("container runtime at unix://{}: {fault}", socket.display()));
             }
+        }
+    }
+
+    /// Adds what a runtime told. A user's runtime does not speak of what root's knows.
+    fn learn_metadata(&mut self, metadata: Metadata) {
+        let id: Arc<str> = Arc::from(metadata.id.as_str());
+        let pid = metadata.pid;
+        let owner = self.owner;
+        let by_root = |metadata: &Metadata| metadata.teller.is_none_or(|teller| teller == owner);
+        match self.metadata.get_mut(&*id) {
+            Some(known) if by_root(known) && !by_root(&metadata) => return,
+            Some(known) if by_root(known) == by_root(&metadata) => known.merge(metadata),
+            Some(known) => *known = metadata,
+            None => {
+                self.metadata.insert(id.to_string(), metadata);
+            }
+        }
+        if let Some(pid) = pid {
+            self.runtime_says(&id, pid);
+        }
+        let identity = self.containers.get(&id).map(|known| &known.identity);
+        if let (Some(identity), Some(known)) = (identity, self.metadata.get(&*id))
+            && is_complete(known, identity)
+            && !self.delegated.values().any(|claim| claim.identity.id == *id)
+        {
+            self.outstanding.remove(&id);
         }
     }
 
@@ -433,11 +573,13 @@ impl ContainerResolver {
             labels: std::collections::BTreeMap::new(),
             cgroup: "/".to_owned(),
             cpu_limit_cores: None,
+            by_user: false,
         };
         match key {
             ContainerKey::Host => Description { container: Some("host".to_owned()), ..nobody },
             ContainerKey::Unit(path) => Description {
-                container: self.units.get(path).cloned(),
+                container: self.units.get(path).map(|unit| unit.name.clone()),
+                by_user: self.units.get(path).is_some_and(|unit| unit.by_user),
                 cgroup: path.to_string(),
                 cpu_limit_cores: CpuLimits::new(&self.hierarchy).of(path),
                 ..nobody
@@ -446,22 +588,28 @@ impl ContainerResolver {
                 let known = self.containers.get(id);
                 let metadata = self.metadata.get(&**id).cloned().unwrap_or_default();
                 let by_path = known.map_or(Runtime::Unknown, |known| known.identity.runtime);
-                let runtime = if metadata.runtime == Runtime::Unknown { by_path } else { metadata.runtime };
-                // Within a pod the runtime's own name (`k8s_app_…`) is noise.
-                let container =
-                    if metadata.pod.is_some() { metadata.container } else { metadata.container.or(metadata.name) };
+                let in_pod = known.is_some_and(|known| known.identity.pod_uid.is_some());
+                let metadata = if in_pod { metadata.with_pod_as_labelled() } else { metadata };
                 Description {
                     id: id.to_string(),
-                    image: metadata.image,
-                    runtime: runtime.name(),
-                    pod: metadata.pod,
-                    namespace: metadata.namespace,
-                    container,
-                    labels: metadata.labels,
                     cgroup: known.map_or_else(String::new, |known| known.identity.cgroup.clone()),
-                    cpu_limit_cores: known.and_then(|known| known.cpu_limit_cores).or(metadata.cpu_limit_cores),
-                    ..nobody
+                    ..told(Description { cpu_limit_cores: known.and_then(|known| known.cpu_limit_cores), ..nobody }, metadata, by_path)
                 }
+            }
+            ContainerKey::Delegated(path) => {
+                let limit = CpuLimits::new(&self.hierarchy).of(path);
+                let nobody =
+                    Description { cgroup: path.to_string(), cpu_limit_cores: limit, by_user: true, ..nobody };
+                let Some(known) = self.delegated.get(path) else { return nobody };
+                let id = known.identity.id.as_str();
+                if self.containers.contains_key(id) {
+                    // Whoever asks for the container by its id does not mean this one.
+                    let unit = path.rsplit('/').next().unwrap_or_default();
+                    return Description { container: Some(naming::with_manager(unit, path)), ..nobody };
+                }
+                let metadata = self.metadata.get(id).filter(|metadata| known.may_be(metadata)).cloned();
+                let metadata = Metadata { pod: None, namespace: None, ..metadata.unwrap_or_default() };
+                Description { id: id.to_owned(), ..told(nobody, metadata, known.identity.runtime) }
             }
         }
     }
@@ -478,14 +626,38 @@ impl ContainerResolver {
     }
 }
 
-/// Whether there is nothing more to be asked for.
-fn is_complete(metadata: &Metadata) -> bool {
-    let is_sandbox = metadata.pod.is_some() && metadata.container.is_none() && metadata.name.is_none();
-    is_sandbox || (is_named(metadata) && metadata.image.is_some())
+/// `known` with what a runtime told.
+fn told(known: Description, metadata: Metadata, by_path: Runtime) -> Description {
+    let runtime = if metadata.runtime == Runtime::Unknown { by_path } else { metadata.runtime };
+    // Within a pod the runtime's own name (`k8s_app_…`) is noise.
+    let container = if metadata.pod.is_some() { metadata.container } else { metadata.container.or(metadata.name) };
+    Description {
+        image: metadata.image,
+        runtime: runtime.name(),
+        pod: metadata.pod,
+        namespace: metadata.namespace,
+        container,
+        labels: metadata.labels,
+        cpu_limit_cores: known.cpu_limit_cores.or(metadata.cpu_limit_cores),
+        ..known
+    }
 }
 
-fn is_named(metadata: &Metadata) -> bool {
-    metadata.name.is_some() || metadata.pod.is_some()
+/// The pod that may be believed of what a runtime told about a container.
+fn pod_of<'m>(metadata: &'m Metadata, identity: &ContainerIdentity) -> Option<&'m str> {
+    let labelled = metadata.labelled.pod.as_deref().filter(|_| identity.pod_uid.is_some());
+    metadata.pod.as_deref().or(labelled)
+}
+
+/// Whether there is nothing more to be asked for.
+fn is_complete(metadata: &Metadata, identity: &ContainerIdentity) -> bool {
+    let no_container = metadata.container.is_none() && metadata.labelled.container.is_none();
+    let is_sandbox = pod_of(metadata, identity).is_some() && no_container && metadata.name.is_none();
+    is_sandbox || (is_named(metadata, identity) && metadata.image.is_some())
+}
+
+fn is_named(metadata: &Metadata, identity: &ContainerIdentity) -> bool {
+    metadata.name.is_some() || pod_of(metadata, identity).is_some()
 }
 
 #[cfg(test)]
@@ -502,7 +674,7 @@ mod tests {
     fn resolver(root: &Path, state: &Path) -> ContainerResolver {
         let hierarchy = Hierarchy::for_tests(&format!("31 23 0:38 / {} rw - cgroup2 cgroup2 rw\n", root.display()));
         let state = StateRoots { docker: vec![state.to_owned()], ..StateRoots::none() };
-        let options = ResolverOptions { cgroup_root: None, sockets: Vec::new(), well_known_sockets: false, state };
+        let options = ResolverOptions { cgroup_root: None, sockets: Vec::new(), well_known_sockets: false, state, labels: KeptLabels::default() };
         ContainerResolver::over(hierarchy, Vec::new(), options).unwrap()
     }
 

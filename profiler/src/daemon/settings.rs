@@ -17,7 +17,10 @@ use super::push::{
 };
 use crate::{
     collect::{CollectOptions, Haste},
-    container::{ContainerError, ResolverOptions, Selection, runtime::parse_socket},
+    container::{
+        ContainerError, ResolverOptions, Selection,
+        runtime::{labels::KeptLabels, parse_socket},
+    },
     quantity::{parse_bytes, parse_duration},
 };
 
@@ -81,6 +84,8 @@ pub struct ContainersLayer {
     pub runtime_sockets: Option<Vec<String>>,
     /// Where the host's cgroup hierarchy is mounted.
     pub cgroup_root: Option<PathBuf>,
+    /// Labels that are kept besides the well-known ones, by name or glob.
+    pub labels: Option<Vec<String>>,
 }
 
 /// `history:` of the file.
@@ -270,6 +275,8 @@ pub struct CollectSettings {
     pub runtime_sockets: Vec<String>,
     /// Where the cgroup hierarchy is mounted.
     pub cgroup_root: Option<PathBuf>,
+    /// Labels of containers that are kept besides the well-known ones.
+    pub container_labels: Vec<String>,
     /// Make kernel maps so small that losses occur.
     pub tiny_maps: bool,
 }
@@ -368,6 +375,7 @@ fn settle(above: &Layer, below: Layer) -> Result<Settings, SettingsError> {
         ],
         runtime_sockets: list(containers.runtime_sockets, under_containers.runtime_sockets),
         cgroup_root: containers.cgroup_root.or(under_containers.cgroup_root),
+        container_labels: list(containers.labels, under_containers.labels),
         tiny_maps: false,
     };
     settings.options(None)?;
@@ -473,6 +481,7 @@ impl CollectSettings {
             containers: ResolverOptions {
                 cgroup_root: self.cgroup_root.clone(),
                 sockets,
+                labels: KeptLabels::parse(&self.container_labels)?,
                 ..ResolverOptions::default()
             },
             node,

@@ -138,7 +138,7 @@ pub fn runtimes(answers: &Result<Vec<Answer>, ContainerError>, containers: usize
 /// How many containers these cgroups belong to.
 pub fn containers<'a>(paths: impl Iterator<Item = &'a str>) -> usize {
     let ids = paths.filter_map(|path| match identify(path) {
-        Identity::Container(container) => Some(container.id),
+        Identity::Container(container) | Identity::Delegated(container) => Some(container.id),
         Identity::Unit { .. } | Identity::Host => None,
     });
     ids.collect::<BTreeSet<_>>().len()

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::Metadata;
+use super::{Metadata, PodNames};
 use crate::container::identity::Runtime;
 
 #[derive(Deserialize)]
@@ -37,13 +37,15 @@ fn from_annotations(id: &str, annotations: &BTreeMap<String, String>) -> Option<
         id: id.to_owned(),
         name: any(&["nerdctl/name"]),
         image: any(&["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"]),
-        pod: any(&["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"]),
-        namespace: any(&["io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"]),
-        container: any(&["io.kubernetes.cri.container-name", "io.kubernetes.container.name"]),
+        labelled: PodNames {
+            pod: any(&["io.kubernetes.cri.sandbox-name", "io.kubernetes.pod.name"]),
+            namespace: any(&["io.kubernetes.cri.sandbox-namespace", "io.kubernetes.pod.namespace"]),
+            // The sandbox is not a container of its pod.
+            container: any(&["io.kubernetes.cri.container-name", "io.kubernetes.container.name"])
+                .filter(|name| name != "POD"),
+        },
         ..Metadata::default()
     };
-    // The sandbox is not a container of its pod.
-    metadata.container = metadata.container.filter(|name| name != "POD");
     let crio = annotations.keys().any(|key| key.starts_with("io.kubernetes.cri-o."));
     let containerd = annotations.keys().any(|key| key.starts_with("io.kubernetes.cri.") || key.starts_with("nerdctl/"));
     metadata.runtime = match (crio, containerd) {
@@ -55,8 +57,8 @@ fn from_annotations(id: &str, annotations: &BTreeMap<String, String>) -> Option<
     if let Some(labels) = annotations.get("io.kubernetes.cri-o.Labels") {
         metadata.labels = serde_json::from_str(labels).unwrap_or_default();
     }
-    let metadata = metadata.with_kubernetes_labels();
-    (metadata.name.is_some() || metadata.pod.is_some()).then_some(metadata)
+    let metadata = metadata.with_pod_of_labels();
+    (metadata.name.is_some() || metadata.labelled.pod.is_some()).then_some(metadata)
 }
 
 #[cfg(test)]
@@ -75,8 +77,8 @@ mod tests {
         fs::write(bundle.join("config.json"), config).unwrap();
         let found = read_state(root.path(), "abc").unwrap();
         assert_eq!(found.runtime, Runtime::Containerd);
-        assert_eq!(found.container.as_deref(), Some("app"));
-        assert_eq!((found.pod.as_deref(), found.namespace.as_deref()), (Some("pod-1"), Some("shop")));
+        assert_eq!(found.labelled.container.as_deref(), Some("app"));
+        assert_eq!((found.labelled.pod.as_deref(), found.labelled.namespace.as_deref()), (Some("pod-1"), Some("shop")));
         assert_eq!(found.image.as_deref(), Some("img:1"));
         assert_eq!(read_state(root.path(), "other"), None);
         assert_eq!(read_state(&root.path().join("gone"), "abc"), None);
@@ -88,7 +90,7 @@ mod tests {
             r#"{"io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n","io.kubernetes.container.name":"POD"}"#;
         let annotations = BTreeMap::from([("io.kubernetes.cri-o.Labels".to_owned(), labels.to_owned())]);
         let found = from_annotations("abc", &annotations).unwrap();
-        assert_eq!((found.runtime, found.pod.as_deref(), found.container), (Runtime::CriO, Some("p"), None));
+        assert_eq!((found.runtime, found.labelled.pod.as_deref(), found.labelled.container), (Runtime::CriO, Some("p"), None));
         let annotations = BTreeMap::from([("nerdctl/name".to_owned(), "web".to_owned())]);
         let found = from_annotations("abc", &annotations).unwrap();
         assert_eq!((found.runtime, found.name.as_deref()), (Runtime::Containerd, Some("web")));

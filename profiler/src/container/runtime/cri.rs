@@ -296,9 +296,9 @@ fn from_container(
         namespace: text(pod.namespace),
         container: name,
         labels: sorted(container.labels),
-        cpu_limit_cores: None,
+        ..Metadata::default()
     };
-    metadata.with_kubernetes_labels()
+    metadata.with_pod_of_labels().with_pod_as_labelled()
 }
 
 fn from_sandbox(sandbox: &PodSandbox, runtime: Runtime) -> Metadata {
@@ -311,7 +311,7 @@ fn from_sandbox(sandbox: &PodSandbox, runtime: Runtime) -> Metadata {
         labels: sorted(sandbox.labels.clone()),
         ..Metadata::default()
     };
-    metadata.with_kubernetes_labels()
+    metadata.with_pod_of_labels().with_pod_as_labelled()
 }
 
 fn sorted(labels: HashMap<String, String>) -> BTreeMap<String, String> {

@@ -111,6 +111,11 @@ fn name_of(name: &str) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
+/// The number of a process; an ended container has 0.
+fn pid_of(pid: i64) -> Option<u32> {
+    u32::try_from(pid).ok().filter(|pid| *pid > 0)
+}
+
 fn image_of(image: Option<String>) -> Option<String> {
     image.filter(|image| !image.is_empty())
 }
@@ -127,7 +132,7 @@ fn from_summary(summary: ContainerSummary, runtime: Runtime) -> Option<Metadata>
         labels: summary.labels.unwrap_or_default().into_iter().collect(),
         ..Metadata::default()
     };
-    Some(metadata.with_kubernetes_labels())
+    Some(metadata.with_pod_of_labels())
 }
 
 fn from_inspect(answer: ContainerInspectResponse, runtime: Runtime) -> Option<Metadata> {
@@ -139,6 +144,7 @@ fn from_inspect(answer: ContainerInspectResponse, runtime: Runtime) -> Option<Me
         (Some(quota), _) if quota > 0 => Some(quota as f64 / 100_000.0),
         _ => None,
     };
+    let pid = answer.state.and_then(|state| state.pid).and_then(pid_of);
     let metadata = Metadata {
         id: answer.id?,
         runtime,
@@ -146,9 +152,10 @@ fn from_inspect(answer: ContainerInspectResponse, runtime: Runtime) -> Option<Me
         image: image_of(config.image).or(image_of(answer.image)),
         labels: config.labels.unwrap_or_default().into_iter().collect(),
         cpu_limit_cores: host.nano_cpus.filter(|nano| *nano > 0).map(|nano| nano as f64 / 1e9).or(quota),
+        pid,
         ..Metadata::default()
     };
-    Some(metadata.with_kubernetes_labels())
+    Some(metadata.with_pod_of_labels())
 }
 
 fn from_event(message: EventMessage, runtime: Runtime) -> Option<Metadata> {
@@ -172,7 +179,7 @@ fn from_event(message: EventMessage, runtime: Runtime) -> Option<Metadata> {
         labels,
         ..Metadata::default()
     };
-    Some(metadata.with_kubernetes_labels())
+    Some(metadata.with_pod_of_labels())
 }
 
 /// The part of `config.v2.json` that names a container.
@@ -184,6 +191,14 @@ struct State {
     #[serde(default)]
     name: String,
     config: Option<StateConfig>,
+    state: Option<StateProcess>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct StateProcess {
+    #[serde(default)]
+    pid: i64,
 }
 
 #[derive(Deserialize)]
@@ -204,14 +219,16 @@ pub fn read_state(root: &Path, id: &str) -> Option<Metadata> {
         name: name_of(&state.name),
         image: image_of(image),
         labels: labels.unwrap_or_default(),
+        pid: state.state.and_then(|state| pid_of(state.pid)),
         ..Metadata::default()
     };
-    (metadata.id == id).then(|| metadata.with_kubernetes_labels())
+    (metadata.id == id).then(|| metadata.with_pod_of_labels())
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 mod tests {
+    use super::super::PodNames;
     use super::*;
 
     #[test]
@@ -233,9 +250,9 @@ mod tests {
         let found = from_summary(serde_json::from_str(text).unwrap(), Runtime::Docker).unwrap();
         assert_eq!((found.id.as_str(), found.name.as_deref()), ("abc", Some("web")));
         assert_eq!(found.image.as_deref(), Some("nginx:1"));
-        assert_eq!(found.pod.as_deref(), Some("p"));
-        assert_eq!(found.namespace.as_deref(), Some("n"));
-        assert_eq!(found.container.as_deref(), Some("c"));
+        assert_eq!(found.pod, None, "whoever may run a container may give it any label");
+        let pod = PodNames { pod: Some("p".into()), namespace: Some("n".into()), container: Some("c".into()) };
+        assert_eq!(found.labelled, pod);
         assert_eq!(from_summary(serde_json::from_str("{}").unwrap(), Runtime::Docker), None);
     }
 
@@ -253,6 +270,9 @@ mod tests {
         assert_eq!(inspect(r#"{"CpuQuota":50000,"CpuPeriod":200000}"#).cpu_limit_cores, Some(0.25));
         assert_eq!(inspect(r#"{"CpuQuota":50000}"#).cpu_limit_cores, Some(0.5));
         assert_eq!(inspect(r#"{"NanoCpus":0}"#).cpu_limit_cores, None);
+        let state = |pid| format!(r#"{{"Id":"abc","State":{{"Pid":{pid}}}}}"#);
+        let inspect = |pid| from_inspect(serde_json::from_str(&state(pid)).unwrap(), Runtime::Docker).unwrap();
+        assert_eq!([4711, 0, -1, i64::MAX].map(|pid| inspect(pid).pid), [Some(4711), None, None, None]);
         assert_eq!(from_inspect(ContainerInspectResponse::default(), Runtime::Docker), None);
     }
 

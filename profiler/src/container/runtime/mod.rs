@@ -6,7 +6,9 @@
 //! [`Fault`] with its name in it, and in nothing else.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +22,12 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::ContainerError;
 use super::identity::Runtime;
+use labels::KeptLabels;
 
 pub mod containerd;
 pub mod cri;
 pub mod docker;
+pub mod labels;
 pub mod podman;
 
 /// A runtime that has not answered within this is hanging.
@@ -58,28 +62,55 @@ pub struct Metadata {
     pub name: Option<String>,
     /// Image reference.
     pub image: Option<String>,
+    /// Pod name, as CRI told it.
+    pub pod: Option<String>,
+    /// Pod namespace, as CRI told it.
+    pub namespace: Option<String>,
+    /// The container's own name within its pod, as CRI told it; `None` for the pod's sandbox.
+    pub container: Option<String>,
+    /// What labels or annotations say of a pod. Whoever may run a container may write them, so that they count below
+    /// `kubepods` only.
+    pub labelled: PodNames,
+    /// Labels, those that may be kept.
+    pub labels: BTreeMap<String, String>,
+    /// CPU limit that the container was created with, in cores.
+    pub cpu_limit_cores: Option<f64>,
+    /// Its first process, as the runtime sees it.
+    pub pid: Option<u32>,
+    /// The user whose socket told; `None` for the state files of root's runtimes.
+    pub teller: Option<u32>,
+}
+
+/// A container's place in Kubernetes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodNames {
     /// Pod name.
     pub pod: Option<String>,
     /// Pod namespace.
     pub namespace: Option<String>,
     /// The container's own name within its pod; `None` for the pod's sandbox.
     pub container: Option<String>,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// CPU limit that the container was created with, in cores.
-    pub cpu_limit_cores: Option<f64>,
 }
 
 impl Metadata {
-    /// Fills pod, namespace and container from the labels that Kubernetes gives every container, where they are missing.
-    fn with_kubernetes_labels(mut self) -> Self {
+    /// Notes what the labels say that Kubernetes gives every container, where that is missing.
+    fn with_pod_of_labels(mut self) -> Self {
         let label = |key: &str| self.labels.get(key).filter(|value| !value.is_empty()).cloned();
         let (pod, namespace) = (label("io.kubernetes.pod.name"), label("io.kubernetes.pod.namespace"));
         // What a sandbox is called through Docker.
         let container = label("io.kubernetes.container.name").filter(|name| name != "POD");
-        self.pod = self.pod.or(pod);
-        self.namespace = self.namespace.or(namespace);
-        self.container = self.container.or(container);
+        self.labelled.pod = self.labelled.pod.or(pod);
+        self.labelled.namespace = self.labelled.namespace.or(namespace);
+        self.labelled.container = self.labelled.container.or(container);
+        self
+    }
+
+    /// Fills pod, namespace and container from the labels: where those are Kubernetes' own.
+    pub(super) fn with_pod_as_labelled(mut self) -> Self {
+        let labelled = std::mem::take(&mut self.labelled);
+        self.pod = self.pod.or(labelled.pod);
+        self.namespace = self.namespace.or(labelled.namespace);
+        self.container = self.container.or(labelled.container);
         self
     }
 
@@ -98,7 +129,12 @@ impl Metadata {
         prefer(&mut self.pod, newer.pod);
         prefer(&mut self.namespace, newer.namespace);
         prefer(&mut self.container, newer.container);
+        prefer(&mut self.labelled.pod, newer.labelled.pod);
+        prefer(&mut self.labelled.namespace, newer.labelled.namespace);
+        prefer(&mut self.labelled.container, newer.labelled.container);
         prefer(&mut self.cpu_limit_cores, newer.cpu_limit_cores);
+        prefer(&mut self.pid, newer.pid);
+        self.teller = newer.teller;
         self.labels.extend(newer.labels);
     }
 }
@@ -271,10 +307,10 @@ pub(super) struct MetadataThread {
 }
 
 impl MetadataThread {
-    pub(super) fn start(sockets: Vec<RuntimeSocket>, state: StateRoots) -> Result<Self, ContainerError> {
+    pub(super) fn start(sockets: Vec<RuntimeSocket>, state: StateRoots, labels: KeptLabels) -> Result<Self, ContainerError> {
         let (updates, received) = crossbeam_channel::bounded(2 * QUEUE);
         let lost_updates = Arc::new(AtomicU64::new(0));
-        let outbox = Outbox { updates, lost: Arc::clone(&lost_updates) };
+        let outbox = Outbox { updates, lost: Arc::clone(&lost_updates), labels: Arc::new(labels), teller: None };
         let (requests, incoming) = mpsc::channel(QUEUE);
         let (state_requests, state_incoming) = crossbeam_channel::bounded::<Lookup>(QUEUE);
         let sources = sockets.len() as u32 + 1;
@@ -289,7 +325,7 @@ impl MetadataThread {
         spawn("container-state", move || {
             for lookup in state_incoming {
                 if let Some(metadata) = state.read(&lookup.id) {
-                    state_outbox.send(Update::Learnt(Box::new(metadata)));
+                    state_outbox.learnt(metadata);
                 }
                 state_outbox.send(Update::Finished(lookup.id));
             }
@@ -319,9 +355,20 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Contain
 struct Outbox {
     updates: crossbeam_channel::Sender<Update>,
     lost: Arc<AtomicU64>,
+    /// What may go this way.
+    labels: Arc<KeptLabels>,
+    /// Whose runtime it is that tells: the owner of its socket.
+    teller: Option<u32>,
 }
 
 impl Outbox {
+    /// Passes on what is known of a container, without the labels that stay with the runtime.
+    fn learnt(&self, mut metadata: Metadata) {
+        self.labels.retain_in(&mut metadata.labels);
+        metadata.teller = self.teller;
+        self.send(Update::Learnt(Box::new(metadata)));
+    }
+
     fn send(&self, update: Update) {
         if let Err(crossbeam_channel::TrySendError::Full(_)) = self.updates.try_send(update) {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -386,6 +433,8 @@ async fn serve(mut source: Source) {
         match connected {
             Ok(api) => {
                 source.warned = None;
+                let owner = fs::metadata(&source.socket.path).map_or(u32::MAX, |metadata| metadata.uid());
+                source.outbox.teller = Some(owner);
                 if serve_connected(&mut source, api).await == Ended::NobodyAsks {
                     return;
                 }
@@ -435,7 +484,7 @@ async fn serve_connected(source: &mut Source, api: Api) -> Ended {
                 tokio::spawn(async move {
                     let id = Arc::clone(&lookup.id);
                     match look_up(&api, &permits, lookup).await {
-                        Ok(Some(metadata)) => outbox.send(Update::Learnt(Box::new(metadata))),
+                        Ok(Some(metadata)) => outbox.learnt(metadata),
                         Ok(None) => {}
                         // Before the end of the lookup, so that the warning is there by then. A full queue holds
                         // enough faults of this runtime.
@@ -470,7 +519,7 @@ async fn look_up(api: &Api, permits: &Semaphore, lookup: Lookup) -> Result<Optio
 async fn follow(api: Arc<Api>, outbox: Outbox, faults: mpsc::Sender<Fault>) {
     let learn = |found: Vec<Metadata>| {
         for metadata in found {
-            outbox.send(Update::Learnt(Box::new(metadata)));
+            outbox.learnt(metadata);
         }
     };
     // A full queue holds enough faults of this runtime.

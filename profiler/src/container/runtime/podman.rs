@@ -93,7 +93,7 @@ mod tests {
             "io.kubernetes.container.name":"c","io.kubernetes.cri-o.ImageName":"img:2","io.container.manager":"cri-o"}}"#;
         fs::write(userdata.join("config.json"), config).unwrap();
         let found = read_state(root.path(), "def").unwrap();
-        assert_eq!((found.pod.as_deref(), found.namespace.as_deref()), (Some("p"), Some("n")));
+        assert_eq!((found.labelled.pod.as_deref(), found.labelled.namespace.as_deref()), (Some("p"), Some("n")));
         assert_eq!((found.image.as_deref(), found.runtime), (Some("img:2"), Runtime::CriO));
         fs::write(
             root.path().join("overlay-containers/containers.json"),
@@ -101,6 +101,6 @@ mod tests {
         )
         .unwrap();
         let found = read_state(root.path(), "def").unwrap();
-        assert_eq!((found.name.as_deref(), found.pod.as_deref()), (Some("k8s_c_p"), Some("p")));
+        assert_eq!((found.name.as_deref(), found.labelled.pod.as_deref()), (Some("k8s_c_p"), Some("p")));
     }
 }

@@ -27,7 +27,7 @@ fn fake(name: &str, answer: impl Fn(UnixStream) + Send + Sync + Clone + 'static)
 /// What came of one lookup: everything learnt, every fault, and how long it took until all sources had reported.
 fn look_up_once(socket: RuntimeSocket) -> (Vec<Metadata>, Vec<Fault>, Duration) {
     let started = StdInstant::now();
-    let thread = MetadataThread::start(vec![socket], StateRoots::none()).unwrap();
+    let thread = MetadataThread::start(vec![socket], StateRoots::none(), KeptLabels::default()).unwrap();
     let mut sources = thread.ask(Lookup { id: Arc::from(ID), age: Age::Old }).unwrap();
     assert_eq!(sources, 2);
     let (mut learnt, mut faults) = (Vec::new(), Vec::new());
@@ -90,12 +90,15 @@ fn docker(inspect: &'static str) -> impl Fn(UnixStream) + Send + Sync + Clone + 
 
 #[test]
 fn a_runtime_that_answers_names_the_container() {
-    let inspect = r#"{"Id":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","Name":"/web","Config":{"Image":"box"}}"#;
+    let inspect = r#"{"Id":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef","Name":"/web",
+        "Config":{"Image":"box","Labels":{"proxy.users":"admin:$2y$05$hash","com.docker.compose.project":"shop"}}}"#;
     let (_directory, socket) = fake("docker.sock", docker(inspect));
     let (learnt, faults, _) = look_up_once(socket);
     assert_eq!(faults, []);
     assert_eq!(learnt.len(), 1);
     assert_eq!((learnt[0].name.as_deref(), learnt[0].runtime), (Some("web"), Runtime::Docker));
+    assert_eq!(learnt[0].labels.keys().collect::<Vec<_>>(), ["com.docker.compose.project"], "others stay where they are");
+    assert_eq!(learnt[0].teller, Some(crate::container::ownership::owner(Path::new("/proc/self"))));
 }
 
 #[test]
