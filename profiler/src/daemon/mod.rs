@@ -19,6 +19,7 @@ pub mod shared;
 pub mod storage;
 pub mod summary;
 pub mod ticks;
+pub mod yaml_error;
 
 use std::{
     net::{SocketAddr, TcpListener},
