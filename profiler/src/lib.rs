@@ -17,3 +17,4 @@ pub mod profile;
 pub mod quantity;
 pub mod symbol;
 pub mod target;
+pub mod terminal;

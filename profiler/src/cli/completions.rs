@@ -6,7 +6,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::{Cli, Status};
-use crate::output::destination;
+use crate::output::destination::{self, Access};
 
 /// Arguments of `profiler completions`.
 #[derive(Debug, Clone, clap::Args)]
@@ -20,6 +20,6 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<Status> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "profiler", &mut script);
-    destination::write(Path::new("-"), |writer| Ok(writer.write_all(&script)?))?;
+    destination::write(Path::new("-"), Access::Usual, |writer| Ok(writer.write_all(&script)?))?;
     Ok(Status::Done)
 }

@@ -10,6 +10,7 @@ use comfy_table::{Table, presets};
 
 use crate::container::runtime::{labels::KeptLabels, parse_socket};
 use crate::container::{ContainerKey, ContainerResolver, Description, ResolverOptions};
+use crate::terminal::{printable, printable_json};
 
 /// How long to wait for the runtimes.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -73,11 +74,11 @@ pub fn run(args: &ContainersArgs) -> anyhow::Result<()> {
     let mut found = resolver.describe_all();
     found.retain(|description| resolver.is_populated(&description.key));
     for warning in resolver.take_warnings() {
-        eprintln!("warning: {warning}");
+        super::print_warning(&warning);
     }
     let text = match args.format {
         ListFormat::Text => table(&found),
-        ListFormat::Json => serde_json::to_string_pretty(&found)? + "\n",
+        ListFormat::Json => printable_json(&serde_json::to_string_pretty(&found)?).into_owned() + "\n",
     };
     match io::stdout().write_all(text.as_bytes()) {
         // The reader has seen enough.
@@ -100,7 +101,7 @@ fn table(found: &[Description]) -> String {
         let id = if row.id.is_empty() { "-" } else { row.short_id() };
         let limit = row.cpu_limit_cores.map_or_else(|| "-".to_owned(), |cores| format!("{cores:.2}"));
         let image = row.image.as_deref().unwrap_or("-");
-        table.add_row([row.name.as_str(), id, row.runtime, image, &limit, &row.cgroup]);
+        table.add_row([&row.name, id, row.runtime, image, &limit, &row.cgroup].map(printable));
     }
     // The table pads its last column, too.
     table.to_string().lines().flat_map(|line| [line.trim(), "\n"]).collect()
@@ -152,6 +153,17 @@ mod tests {
         assert_eq!(words[1], ["web", "0123456789ab", "docker", "box:1", "0.50", "/web"]);
         assert_eq!(words[2], ["a.service", "-", "host", "-", "-", "/a.service"]);
         assert_eq!(words[3][0], "host");
+    }
+
+    #[test]
+    fn a_name_that_would_paint_the_terminal_or_begin_a_line_is_shown_as_what_it_is() {
+        let mut one = description(ContainerKey::Unit(Arc::from("/x")), "a\x1b]0;title\x07.service\nweb", "");
+        one.image = Some("box\u{202e}:1".to_owned());
+        one.cgroup = "/x\u{9b}2J".to_owned();
+        let text = table(&[one]);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(!text.contains(|c| c != '\n' && crate::terminal::is_unprintable(c)), "{text:?}");
+        assert!(text.contains("a\\x1b]0;title\\x07.service\\nweb"), "{text}");
     }
 
     #[test]

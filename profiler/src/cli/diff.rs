@@ -9,7 +9,8 @@ use super::{Status, WrongUsage};
 use crate::diff::check::Check;
 use crate::diff::work::Work;
 use crate::diff::{Comparison, Done, Side, picture, text};
-use crate::output::{Format, Kind, OutputError, Scope, WriteOptions, destination};
+use crate::output::destination::{self, Access};
+use crate::output::{Format, Kind, OutputError, Scope, WriteOptions};
 use crate::profile::{Selection, recording};
 
 /// Arguments of `profiler diff`.
@@ -78,7 +79,7 @@ pub fn run(args: &Args) -> anyhow::Result<Status> {
     };
     for output in &args.output {
         let format = Format::from_path(output).ok();
-        destination::write(output, |writer| match format {
+        destination::write(output, Access::Usual, |writer| match format {
             Some(Format::Svg) => {
                 let kind = Kind::choose(args.kind, &b)?;
                 picture::write(&scope_a, &scope_b, kind, scale, writer)

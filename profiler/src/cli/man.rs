@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::CommandFactory;
 
 use super::{Cli, Status};
-use crate::output::destination;
+use crate::output::destination::{self, Access};
 
 /// Arguments of `profiler man`.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,7 +24,7 @@ pub fn run(args: &Args) -> anyhow::Result<Status> {
         })?;
     } else {
         let page = clap_mangen::Man::new(Cli::command());
-        destination::write(Path::new("-"), |writer| {
+        destination::write(Path::new("-"), Access::Usual, |writer| {
             let mut text = Vec::new();
             page.render(&mut text)?;
             Ok(writer.write_all(&text)?)

@@ -26,6 +26,8 @@ use clap::{Parser, Subcommand};
 
 pub use input::WrongUsage;
 
+use crate::terminal::{printable, printable_lines};
+
 /// Per-container on-CPU, off-CPU and syscall profiles of this host, measured with eBPF.
 #[derive(Debug, Parser)]
 #[command(name = "profiler", version, arg_required_else_help = true, propagate_version = true)]
@@ -142,15 +144,15 @@ fn dispatch(verb: Verb) -> anyhow::Result<Status> {
 
 /// Says on standard error what went wrong. Where not even that can be written, nobody reads it.
 fn print_error(error: &anyhow::Error) {
-    drop(writeln!(io::stderr(), "error: {error:#}"));
+    drop(writeln!(io::stderr(), "error: {}", printable_lines(&format!("{error:#}"))));
 }
 
 /// Says on standard error what goes on.
 fn print_note(note: &str) {
-    drop(writeln!(io::stderr(), "{note}"));
+    drop(writeln!(io::stderr(), "{}", printable(note)));
 }
 
 /// Says on standard error what is not as it should be.
 fn print_warning(warning: &str) {
-    drop(writeln!(io::stderr(), "warning: {warning}"));
+    drop(writeln!(io::stderr(), "warning: {}", printable(warning)));
 }

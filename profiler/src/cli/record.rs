@@ -18,7 +18,10 @@ use super::{Status, WrongUsage, containers::ContainerSources};
 use crate::{
     collect::{CollectOptions, Collection, CommandError, Haste, HeldCommand, Outcome, displayed},
     container,
-    output::{self, Format, Kind, Lines, Threads, WriteOptions, destination},
+    output::{
+        self, Format, Kind, Lines, Threads, WriteOptions,
+        destination::{self, Access},
+    },
     quantity::parse_duration,
 };
 
@@ -131,6 +134,7 @@ fn record(args: &Args, format: Format) -> anyhow::Result<Status> {
         kind: args.kind,
         threads: if args.threads { Threads::Named } else { Threads::Together },
         lines: if args.lines { Lines::Shown } else { Lines::Hidden },
+        access: Access::Private,
         ..WriteOptions::default()
     };
     output::write_as(&profile, format, &args.output, &options)

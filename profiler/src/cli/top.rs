@@ -19,9 +19,9 @@ use super::{Status, WrongUsage, containers::ContainerSources};
 use crate::{
     collect::{CollectOptions, Collection, Haste},
     container::Selection,
-    output::rows,
     profile::{Container, Profile},
     quantity::parse_duration,
+    terminal::printable,
 };
 
 /// Time between two looks at the keyboard and the kernel's events.
@@ -232,7 +232,7 @@ fn draw(frame: &mut Frame<'_>, profile: Option<&Profile>, view: View) -> usize {
     heads.extend((bar > 0).then(|| Cell::new("busy and waiting")));
     let rows = containers.iter().skip(scrolled).take(room).map(|container| {
         let mut figures = figures(container, seconds).map(Some);
-        let mut cells = vec![Cell::new(rows::printable(&container.name))];
+        let mut cells = vec![Cell::new(printable(&container.name).into_owned())];
         cells.extend(columns.iter().filter_map(|at| figures[*at].take()).map(right));
         cells.extend((bar > 0).then(|| Cell::new(bar_of(container, bar))));
         Row::new(cells)
@@ -268,7 +268,7 @@ fn heading(profile: &Profile, seconds: f64, (scrolled, room): (usize, usize)) ->
     };
     format!(
         "{}: {} CPUs, {shown}, {seconds:.1} s; own cost {:.2} % of a CPU; {lost}",
-        profile.host.node,
+        printable(&profile.host.node),
         profile.host.cpus,
         (overhead.agent_cpu_ns + overhead.bpf_cpu_ns.unwrap_or(0)) as f64 / 1e7 / seconds,
     )

@@ -383,7 +383,8 @@ impl Collection {
             let Some(container) = all.iter().find(|container| container.key == key) else { return true };
             let verdict = if selection.matches(container) { filter::KEEP } else { filter::DROP };
             // A container may get its name later than its cgroup: until then it is measured.
-            let nameless = matches!(key, ContainerKey::Container(_) | ContainerKey::Delegated(_)) && container.container.is_none();
+            let nameless =
+                matches!(key, ContainerKey::Container(_) | ContainerKey::Delegated(_)) && container.container.is_none();
             if verdict == filter::KEEP || !nameless {
                 kernel.set_filter(*index, verdict);
                 return false;

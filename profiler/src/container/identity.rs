@@ -397,9 +397,9 @@ mod tests {
         assert_eq!(delegated(in_pod, 2).pod_uid, None);
         // The container's own directory may be anybody's, as with a user namespace; what its processes make in it is its own.
         let nested = fill("/docker/{A}/docker/{B}");
-        for believed in [1, 3] {
+        for (believed, id) in [(1, A), (3, B)] {
             let Identity::Container(found) = identify_believing(&nested, believed) else { panic!("{believed}") };
-            assert_eq!(found.id, if believed == 1 { A } else { fill("{B}").as_str() }.to_owned(), "{believed}");
+            assert_eq!(found.id, id, "{believed}");
         }
         let unit = identify_believing("/user.slice/user-1000.slice/user@1000.service/app.slice/a.service", 2);
         assert!(matches!(unit, Identity::Unit { name, .. } if name == "a.service"));
@@ -407,7 +407,12 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_merely_called_like_a_pods_makes_no_pod() {
-        for path in ["/batch/pod{UID}/{A}", "/docker/pod{UID}/{A}", "/kubepods/pod{UID}/{B}/pod{UID}/sub/{A}", "/kubepods/pod{UID}/sub/{A}"] {
+        for path in [
+            "/batch/pod{UID}/{A}",
+            "/docker/pod{UID}/{A}",
+            "/kubepods/pod{UID}/{B}/pod{UID}/sub/{A}",
+            "/kubepods/pod{UID}/sub/{A}",
+        ] {
             let Identity::Container(found) = identify(&fill(path)) else { panic!("{path}") };
             let expected = path.contains("kubepods/pod{UID}/sub").then(|| UID.to_owned());
             assert_eq!(found.pod_uid, expected, "{path}");

@@ -189,8 +189,7 @@ pub(super) mod tests {
             unit("/system.slice/nginx.service"),
             unit("/system.slice/bus.service"),
         ];
-        let expected =
-            ["user@1.service/bus.service", "user@2.service/bus.service", "nginx.service", "bus.service"];
+        let expected = ["user@1.service/bus.service", "user@2.service/bus.service", "nginx.service", "bus.service"];
         assert_eq!(names(all), expected);
         let twice = vec![unit("/a.slice/bus.service"), unit("/b.slice/bus.service")];
         assert_eq!(names(twice), ["/a.slice/bus.service", "/b.slice/bus.service"]);

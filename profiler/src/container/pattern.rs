@@ -4,6 +4,7 @@ use glob::Pattern;
 
 use super::ContainerError;
 use super::naming::Description;
+use crate::terminal::printable;
 
 /// An id is meant from this many digits on.
 const MIN_ID_DIGITS: usize = 4;
@@ -109,7 +110,7 @@ fn check_field(
 }
 
 fn no_match<'a>(what: &'static str, pattern: &str, existing: impl Iterator<Item = &'a str>) -> ContainerError {
-    let mut names: Vec<&str> = existing.collect();
+    let mut names: Vec<_> = existing.map(printable).collect();
     names.sort_unstable();
     names.dedup();
     let existing = match names.as_slice() {

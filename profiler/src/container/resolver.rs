@@ -401,7 +401,8 @@ impl ContainerResolver {
             }
             Identity::Unit { name, cgroup } => {
                 let cgroup: Arc<str> = Arc::from(cgroup);
-                let by_user = cgroup.split('/').filter(|component| !component.is_empty()).count() > believed.saturating_add(1);
+                let by_user =
+                    cgroup.split('/').filter(|component| !component.is_empty()).count() > believed.saturating_add(1);
                 self.units.entry(Arc::clone(&cgroup)).or_insert(Unit { name, by_user });
                 ContainerKey::Unit(cgroup)
             }
@@ -424,8 +425,8 @@ impl ContainerResolver {
             }
             Some(known) if known.identity.cgroup == identity.cgroup => {}
             Some(known) => {
-                let ended = known.removed.is_some()
-                    || cgroup::id_of(&self.hierarchy.root, &known.identity.cgroup).is_none();
+                let ended =
+                    known.removed.is_some() || cgroup::id_of(&self.hierarchy.root, &known.identity.cgroup).is_none();
                 if !ended {
                     return self.learn_delegated(identity, Holder::Root, age);
                 }
@@ -461,8 +462,16 @@ impl ContainerResolver {
             return;
         }
         let Ok(text) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return };
-        let Some(path) = self.hierarchy.path_of_process(&text) else { return };
-        let within = |topmost: &str| path.strip_prefix(topmost).is_some_and(|below| below.is_empty() || below.starts_with('/'));
+        if let Some(path) = self.hierarchy.path_of_process(&text) {
+            self.runtime_means(id, path);
+        }
+    }
+
+    /// The runtime's container `id` is where `path` leads.
+    fn runtime_means(&mut self, id: &Arc<str>, path: &str) {
+        let claims = |known: &Delegated| known.identity.id == **id;
+        let within =
+            |topmost: &str| path.strip_prefix(topmost).is_some_and(|below| below.is_empty() || below.starts_with('/'));
         let Some((cgroup, known)) = self.delegated.iter_mut().find(|(cgroup, known)| claims(known) && within(cgroup))
         else {
             return;
@@ -593,13 +602,16 @@ impl ContainerResolver {
                 Description {
                     id: id.to_string(),
                     cgroup: known.map_or_else(String::new, |known| known.identity.cgroup.clone()),
-                    ..told(Description { cpu_limit_cores: known.and_then(|known| known.cpu_limit_cores), ..nobody }, metadata, by_path)
+                    ..told(
+                        Description { cpu_limit_cores: known.and_then(|known| known.cpu_limit_cores), ..nobody },
+                        metadata,
+                        by_path,
+                    )
                 }
             }
             ContainerKey::Delegated(path) => {
                 let limit = CpuLimits::new(&self.hierarchy).of(path);
-                let nobody =
-                    Description { cgroup: path.to_string(), cpu_limit_cores: limit, by_user: true, ..nobody };
+                let nobody = Description { cgroup: path.to_string(), cpu_limit_cores: limit, by_user: true, ..nobody };
                 let Some(known) = self.delegated.get(path) else { return nobody };
                 let id = known.identity.id.as_str();
                 if self.containers.contains_key(id) {
@@ -674,7 +686,13 @@ mod tests {
     fn resolver(root: &Path, state: &Path) -> ContainerResolver {
         let hierarchy = Hierarchy::for_tests(&format!("31 23 0:38 / {} rw - cgroup2 cgroup2 rw\n", root.display()));
         let state = StateRoots { docker: vec![state.to_owned()], ..StateRoots::none() };
-        let options = ResolverOptions { cgroup_root: None, sockets: Vec::new(), well_known_sockets: false, state, labels: KeptLabels::default() };
+        let options = ResolverOptions {
+            cgroup_root: None,
+            sockets: Vec::new(),
+            well_known_sockets: false,
+            state,
+            labels: KeptLabels::default(),
+        };
         ContainerResolver::over(hierarchy, Vec::new(), options).unwrap()
     }
 
@@ -717,6 +735,138 @@ mod tests {
         assert_eq!((web.image.as_deref(), web.runtime, web.cpu_limit_cores), (Some("box"), "docker", Some(0.5)));
         assert_eq!(resolver.losses(), ResolverLosses::default());
         assert_eq!(resolver.take_warnings(), Vec::<String>::new());
+    }
+
+    /// Gives a directory and all below it to another user; false where only root could.
+    fn give_away(root: &Path, path: &str) -> bool {
+        let all = cgroup::walk(&cgroup::directory(root, path)).cgroups;
+        all.iter().all(|below| {
+            let directory = cgroup::directory(&cgroup::directory(root, path), &below.path);
+            std::os::unix::fs::chown(directory, Some(1000), None).is_ok()
+        })
+    }
+
+    const MANAGER: &str = "/user.slice/user-1000.slice/user@1000.service";
+
+    #[test]
+    fn a_users_cgroup_that_is_called_like_a_container_is_an_entry_of_its_own() {
+        for path in [
+            format!("{MANAGER}/app.slice/docker-{A}.scope"),
+            format!("{MANAGER}/docker/{A}"),
+            format!("{MANAGER}/kubepods/burstable/pod8f2f9b6c-3a4e-4a55-9f6b-0d1e2f3a4b5c/{A}"),
+            format!("/system.slice/web.service/libpod-{A}.scope"),
+        ] {
+            let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let container = make(root.path(), &format!("/docker/{A}"));
+            let claim = make(root.path(), &path);
+            let below = make(root.path(), &format!("{path}/deeper"));
+            name(state.path(), A, "payments-db");
+            let theirs = if path.starts_with(MANAGER) { MANAGER } else { "/system.slice/web.service" };
+            if !give_away(root.path(), theirs) {
+                return;
+            }
+            let mut resolver = resolver(root.path(), state.path());
+            resolver.finish(Duration::from_secs(10));
+            assert_eq!(resolver.container_of(container), key(A));
+            let own = ContainerKey::Delegated(Arc::from(path.as_str()));
+            assert_eq!((resolver.container_of(claim), resolver.container_of(below)), (own.clone(), own.clone()));
+            assert_eq!(resolver.describe(&key(A)).name, "payments-db");
+            let found = resolver.describe(&own);
+            assert!(!found.name.contains("payments") && found.id.is_empty() && found.pod.is_none(), "{found:?}");
+            assert_eq!((found.cgroup.as_str(), found.container.as_deref()), (path.as_str(), Some(found.name.as_str())));
+            assert_eq!(resolver.cgroups_of(&key(A)), [container]);
+        }
+    }
+
+    #[test]
+    fn a_users_cgroup_does_not_take_the_name_of_a_container_that_has_ended() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let claim = make(root.path(), &format!("{MANAGER}/libpod-{A}.scope"));
+        name(state.path(), A, "payments-db");
+        if !give_away(root.path(), MANAGER) {
+            return;
+        }
+        let mut resolver = resolver(root.path(), state.path());
+        resolver.settle(Duration::from_secs(10));
+        let own = resolver.container_of(claim);
+        let found = resolver.describe(&own);
+        assert_eq!(
+            (found.name.as_str(), found.runtime),
+            (&A[..12], "podman"),
+            "rootless containers are still told apart"
+        );
+        assert_eq!(found.image, None);
+        // Its user's own runtime may say what it is called.
+        let metadata = Metadata {
+            id: A.to_owned(),
+            name: Some("web".to_owned()),
+            pod: Some("p".to_owned()),
+            teller: Some(1000),
+            ..Metadata::default()
+        };
+        let mut by_user = self::resolver(root.path(), &state.path().join("none"));
+        by_user.learn_metadata(metadata);
+        let found = by_user.describe(&own);
+        assert_eq!((found.name.as_str(), found.pod), ("web", None), "a pod is not a user's to claim");
+    }
+
+    #[test]
+    fn a_container_whose_own_cgroup_belongs_to_its_root_keeps_its_name_and_all_below() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let container = make(root.path(), &format!("/system.slice/docker-{A}.scope"));
+        let nested = make(root.path(), &format!("/system.slice/docker-{A}.scope/docker/{B}"));
+        name(state.path(), A, "builder");
+        if !give_away(root.path(), &format!("/system.slice/docker-{A}.scope")) {
+            return;
+        }
+        let mut resolver = resolver(root.path(), state.path());
+        resolver.finish(Duration::from_secs(10));
+        assert_eq!(resolver.container_of(container), key(A));
+        assert_eq!(resolver.container_of(nested), key(A), "what its root makes up is its own");
+        assert_eq!(resolver.describe(&key(A)).name, "builder");
+    }
+
+    #[test]
+    fn of_two_cgroups_of_roots_that_bear_one_id_the_runtimes_word_decides() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (imposter, meant) = (format!("/batch/{A}"), format!("/docker/{A}"));
+        let first = make(root.path(), &imposter);
+        let mut resolver = resolver(root.path(), state.path());
+        let second = make(root.path(), &meant);
+        let below = make(root.path(), &format!("{meant}/init"));
+        resolver.cgroup_created(second, Some(&meant));
+        resolver.cgroup_created(below, Some(&format!("{meant}/init")));
+        assert_eq!(resolver.container_of(first), key(A), "who came first, as long as no runtime says otherwise");
+        resolver.runtime_means(&Arc::from(A), "/somewhere/else");
+        assert_eq!(resolver.container_of(first), key(A));
+        resolver.runtime_means(&Arc::from(A), &format!("{meant}/init"));
+        assert_eq!([second, below].map(|id| resolver.container_of(id)), [key(A), key(A)]);
+        assert_eq!(resolver.container_of(first), ContainerKey::Delegated(Arc::from(imposter.as_str())));
+        assert_eq!(resolver.describe(&key(A)).cgroup, meant);
+        // A container that is made anew elsewhere takes over when the first has ended.
+        resolver.cgroup_removed(second);
+        let anew = make(root.path(), &format!("/again/{A}"));
+        assert_eq!(resolver.cgroup_created(anew, Some(&format!("/again/{A}"))), Some(key(A)));
+    }
+
+    #[test]
+    fn labels_make_a_container_a_pods_below_kubepods_alone() {
+        const POD: &str = "/kubepods/burstable/pod8f2f9b6c-3a4e-4a55-9f6b-0d1e2f3a4b5c";
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        make(root.path(), &format!("/docker/{A}"));
+        make(root.path(), &format!("{POD}/{B}"));
+        for id in [A, B] {
+            name(state.path(), id, "web");
+            let labels = r#"{"io.kubernetes.pod.name":"api-0","io.kubernetes.pod.namespace":"kube-system","io.kubernetes.container.name":"api"}"#;
+            let text = format!(r#"{{"ID":"{id}","Name":"/web","Config":{{"Image":"box","Labels":{labels}}}}}"#);
+            fs::write(state.path().join("containers").join(id).join("config.v2.json"), text).unwrap();
+        }
+        let mut resolver = resolver(root.path(), state.path());
+        resolver.finish(Duration::from_secs(10));
+        let (outside, inside) = (resolver.describe(&key(A)), resolver.describe(&key(B)));
+        assert_eq!((outside.name.as_str(), outside.pod, outside.namespace), ("web", None, None));
+        assert_eq!((inside.name.as_str(), inside.namespace.as_deref()), ("kube-system/api-0/api", Some("kube-system")));
+        assert!(outside.labels.is_empty() && inside.labels.is_empty());
     }
 
     #[test]

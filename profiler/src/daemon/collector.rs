@@ -16,6 +16,7 @@ use super::{capabilities, settings::Settings, shared::Shared, ticks, unix_ns};
 use crate::{
     collect::{CollectError, CollectOptions, Collection, Haste},
     profile::Profile,
+    terminal::printable,
 };
 
 /// Time between two looks at what the rings gave. Each wakes three threads, to memory that has gone cold meanwhile, and nothing is lost
@@ -215,7 +216,7 @@ impl Worker {
     fn say(&mut self, warnings: Vec<String>) {
         for warning in warnings {
             if self.said.len() < MOST_WARNINGS && self.said.insert(warning.clone()) {
-                tracing::warn!("{warning}");
+                tracing::warn!("{}", printable(&warning));
             }
         }
     }

@@ -14,6 +14,7 @@ pub mod http;
 pub mod metrics;
 pub mod push;
 pub mod query;
+pub mod repeated;
 pub mod settings;
 pub mod shared;
 pub mod storage;
@@ -115,7 +116,7 @@ pub fn run(sources: Sources, listening: impl FnOnce(SocketAddr)) -> Result<(), D
     let clients = clients?;
     let mut history = History::new(settings.history.clone());
     let storage = settings.history.path.as_deref().map(|path| Storage::open(path, &mut history));
-    let storage = storage.transpose().map_err(system("start the thread that writes the history"))?;
+    let storage = storage.transpose().map_err(system("keep the history on disk"))?;
     let counters = storage.as_ref().map(|storage| Arc::clone(&storage.counters));
     let node = settings.node.clone().unwrap_or_else(crate::collect::host_name);
     let pushers = Pushers::start(&settings.push, clients, &node);

@@ -9,11 +9,13 @@ use std::{
 };
 
 use serde::Deserialize;
-use serde_saphyr::Spanned;
 
-use super::push::{
-    PushSettings,
-    destination::{self, Credentials, Destination, Protocol},
+use super::{
+    push::{
+        PushSettings,
+        destination::{self, Credentials, Destination, Protocol},
+    },
+    yaml_error,
 };
 use crate::{
     collect::{CollectOptions, Haste},
@@ -180,16 +182,13 @@ impl<'de> Deserialize<'de> for Quantity<u64> {
     }
 }
 
-/// Reads text with a unit; what is wrong with it is said with its line, which the reader of YAML does not know of errors that
-/// are not its own.
+/// Reads text with a unit.
 fn quantity<'de, T, D: serde::Deserializer<'de>>(
     deserializer: D,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Result<Quantity<T>, D::Error> {
-    let text = Spanned::<String>::deserialize(deserializer)?;
-    parse(&text.value).map(Quantity).map_err(|error| {
-        serde::de::Error::custom(format!("line {}: `{}`: {error}", text.referenced.line(), text.value))
-    })
+    let text = String::deserialize(deserializer)?;
+    parse(&text).map(Quantity).map_err(serde::de::Error::custom)
 }
 
 /// Why settings cannot be taken.
@@ -334,12 +333,9 @@ fn read_file(path: &Path) -> Result<Layer, SettingsError> {
     parse(&text).map_err(|error| SettingsError::Malformed { path: path.to_owned(), error })
 }
 
-/// Reads the file's text; an error names the line.
+/// Reads the file's text; an error names the line and the key, and no value: the file holds secrets.
 pub fn parse(text: &str) -> Result<Layer, String> {
-    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
-        return Ok(Layer::default());
-    }
-    serde_saphyr::from_str(text).map_err(|error| error.to_string())
+    yaml_error::parse(text).map_err(|error| error.to_string())
 }
 
 /// The settings that a file's text alone makes.
@@ -378,7 +374,7 @@ fn settle(above: &Layer, below: Layer) -> Result<Settings, SettingsError> {
         container_labels: list(containers.labels, under_containers.labels),
         tiny_maps: false,
     };
-    settings.options(None)?;
+    settings.options(None).map_err(without_values)?;
     let retention =
         pick(above.history.retention, below.history.retention).map_or(Duration::from_hours(1), |kept| kept.0);
     bounded("history.retention", retention, window, Duration::from_hours(744))?;
@@ -436,6 +432,26 @@ fn push(above: &PushLayer, below: PushLayer) -> Result<PushSettings, SettingsErr
     Ok(PushSettings { interval, timeout, max_bytes, destinations })
 }
 
+/// An error about containers as one about the setting, whose value may be something else that was put in its position.
+fn without_values(error: ContainerError) -> SettingsError {
+    let (name, reason) = match error {
+        ContainerError::BadPattern { what, reason, .. } => {
+            let name = match what {
+                "pods" => "containers.pod",
+                "namespaces" => "containers.namespace",
+                "labels" => "containers.labels",
+                _ => "containers.container",
+            };
+            (name, format!("one of them is no pattern: {reason}"))
+        }
+        ContainerError::BadSocket(_) => {
+            ("containers.runtime_sockets", "one of them is no path; write unix:///run/docker.sock".to_owned())
+        }
+        other => return SettingsError::Container(other),
+    };
+    SettingsError::Wrong { name, reason }
+}
+
 fn pick<T>(above: Option<T>, below: Option<T>) -> Option<T> {
     above.or(below)
 }
@@ -453,7 +469,7 @@ fn listen_address(text: &str) -> Result<SocketAddr, SettingsError> {
     let whole = whole.replace("localhost:", "127.0.0.1:");
     whole.parse().map_err(|_| SettingsError::Wrong {
         name: "web.listen_address",
-        reason: format!("`{text}` is no address and port; write 127.0.0.1:9590, [::1]:9590 or :9590"),
+        reason: "it is no address and port; write 127.0.0.1:9590, [::1]:9590 or :9590".to_owned(),
     })
 }
 
@@ -549,8 +565,43 @@ mod tests {
             ("history:\n  retention: 5 parsecs\n", "2"),
             ("web: [1, 2\n", "1"),
         ] {
-            assert!(parse(file).is_err_and(|error| error.contains(line)), "{file}");
+            assert!(parse(file).is_err_and(|error| error.starts_with(&format!("line {line}"))), "{file}");
         }
+    }
+
+    #[test]
+    fn no_value_of_the_file_is_in_an_error_and_the_line_is_the_wrong_keys() {
+        let push = "push:\n  interval: 30s\n  otlp:\n    url: http://127.0.0.1:9\n    headers:\n      X-Key: hunter2\n";
+        for (file, at) in [
+            (format!("{push}    labls:\n      a: b\n"), "line 7: push.otlp.labls: "),
+            (format!("{push}    basic_auth: {{username: hunter2}}\n"), "line 7: push.otlp.basic_auth: password_file"),
+            ("web:\n  listen_address: me:hunter2@host\n".to_owned(), "wrong setting web.listen_address: "),
+            (
+                "containers:\n  runtime_sockets: ['tcp://me:hunter2@host']\n".to_owned(),
+                "wrong setting containers.runtime",
+            ),
+            ("containers:\n  pod: ['hunter2[']\n".to_owned(), "wrong setting containers.pod: "),
+            ("containers:\n  labels: ['hunter2[']\n".to_owned(), "wrong setting containers.labels: "),
+            ("push: {otlp: {url: 'http://host/?token=hunter2'}}".to_owned(), "wrong setting push.otlp: "),
+            ("push: {otlp: {url: 'ftp://host/hunter2'}}".to_owned(), "wrong setting push.otlp: "),
+            ("push: {otlp: {url: 'http://h', headers: {'X Key hunter2': a}}}".to_owned(), "wrong setting push.otlp: "),
+            ("window: 10s\nhistory:\n  max_bytes: hunter2\n".to_owned(), "line 3: history.max_bytes: "),
+            ("window: 10s\nmetrics:\n  linger: 5 hunter2\n".to_owned(), "line 3: metrics.linger: "),
+        ] {
+            let error = settled(&Layer::default(), &file).err().unwrap_or_default();
+            assert!(error.starts_with(at) && !error.contains("hunter2"), "{file}\n{error}");
+        }
+    }
+
+    #[test]
+    fn labels_to_keep_come_from_the_file_or_above_it() {
+        let file = "containers: {labels: [team, 'cost.example.org/*']}";
+        let settings = settled(&Layer::default(), file).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(settings.collect.container_labels, ["team", "cost.example.org/*"]);
+        let mut flags = Layer::default();
+        flags.containers.labels = Some(vec!["owner".to_owned()]);
+        let settings = settled(&flags, file).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(settings.collect.container_labels, ["owner"]);
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! History on disk, so that it survives a restart: one recording a window in a directory, written and removed by a thread of
 //! its own. A disk that is slow, full or read-only costs windows on disk, each counted, and nothing else.
 //!
+//! Directory and files are their owner's alone, whatever the umask. What somebody else owns or may write to is not read: it
+//! would be shown as what was measured.
+//!
 //! Files are ordinary recordings: `profiler report DIR/window-….profile` reads them.
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,11 +22,21 @@ use std::{
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rustc_hash::FxHashMap;
 
-use super::history::{Entry, History};
+use super::{
+    history::{Entry, History},
+    repeated::Repeated,
+};
 use crate::profile::recording::{self, RecordingError};
 
 /// Orders that may wait.
 const QUEUE: usize = 256;
+
+/// Modes of the directory and of a file.
+const PRIVATE_DIRECTORY: u32 = 0o700;
+const PRIVATE_FILE: u32 = 0o600;
+
+/// Write permission of the group and of everybody.
+const OTHERS_MAY_WRITE: u32 = 0o022;
 
 const PREFIX: &str = "window-";
 const SUFFIX: &str = ".profile";
@@ -39,25 +53,33 @@ pub struct StorageCounters {
     /// Files that were no whole recordings.
     pub corrupt: AtomicU64,
     last_error: Mutex<Option<String>>,
+    trouble: Repeated,
 }
 
 impl StorageCounters {
-    /// What went wrong last.
+    /// What went wrong last, if it has not gone well since.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn fail(&self, what: &str, path: &Path, error: &io::Error) {
+    /// Each failure is counted; a disk that stays full is said once, whichever window it is about.
+    fn fail(&self, what: &'static str, path: &Path, error: &io::Error) {
         self.failed.fetch_add(1, Ordering::Relaxed);
-        self.say(format!("cannot {what} {}: {error}", path.display()));
+        self.say(&format!("{what}: {:?}", error.kind()), format!("cannot {what} {}: {error}", path.display()));
     }
 
-    /// A disk that stays full is said once.
-    fn say(&self, message: String) {
-        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.as_ref() != Some(&message) {
-            tracing::warn!("history on disk: {message}");
-            *last = Some(message);
+    fn say(&self, kind: &str, message: String) {
+        if self.trouble.is_new(kind) {
+            tracing::warn!("history on disk: {message}; said once, counted in profiler_storage_failures_total");
+        }
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+    }
+
+    fn succeed(&self) {
+        self.written.fetch_add(1, Ordering::Relaxed);
+        if let Some(times) = self.trouble.is_over() {
+            tracing::info!("history on disk: windows are written again, after {times} failures");
+            *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 }
@@ -79,13 +101,14 @@ pub struct Storage {
 
 impl Storage {
     /// Makes the directory if need be and reads into `history` what is there and not too old. What cannot be read is counted
-    /// and moved out of the way.
+    /// and moved out of the way. An error if the directory is not this user's alone to write to.
     pub fn open(path: &Path, history: &mut History) -> io::Result<Self> {
         let counters = Arc::new(StorageCounters::default());
-        if let Err(error) = fs::create_dir_all(path) {
+        if let Err(error) = make_directory(path) {
             // The history in memory is worth having all the same.
             counters.fail("make the directory", path, &error);
         }
+        refuse_foreign_directory(path)?;
         let files = load(path, history, &counters);
         let (orders, inbox) = bounded(QUEUE);
         let of_thread = Arc::clone(&counters);
@@ -117,7 +140,7 @@ impl Storage {
         let Some(orders) = &self.orders else { return };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = orders.try_send(order) {
             self.counters.failed.fetch_add(1, Ordering::Relaxed);
-            self.counters.say("the disk is so slow that windows are left out".to_owned());
+            self.counters.say("slow", "the disk is so slow that windows are left out".to_owned());
         }
     }
 }
@@ -136,9 +159,7 @@ fn run(inbox: &Receiver<Order>, counters: &StorageCounters) {
     for order in inbox {
         match order {
             Order::Write(path, data) => match write(&path, &data) {
-                Ok(()) => {
-                    counters.written.fetch_add(1, Ordering::Relaxed);
-                }
+                Ok(()) => counters.succeed(),
                 Err(error) => counters.fail("write", &path, &error),
             },
             Order::Remove(path) => match fs::remove_file(&path) {
@@ -149,10 +170,49 @@ fn run(inbox: &Receiver<Order>, counters: &StorageCounters) {
     }
 }
 
+/// Makes the directory, and those above it that are missing.
+fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(PRIVATE_DIRECTORY).create(path)
+}
+
+/// An error unless the directory is this user's and nobody else may write to it; makes it theirs alone to read.
+fn refuse_foreign_directory(path: &Path) -> io::Result<()> {
+    let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
+    let own = rustix::process::geteuid().as_raw();
+    let wrong = if metadata.uid() != own {
+        format!("it belongs to user {}, and this program runs as user {own}", metadata.uid())
+    } else if metadata.mode() & OTHERS_MAY_WRITE != 0 {
+        format!("others may write to it (mode {:o})", metadata.mode() & 0o7777)
+    } else {
+        return fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE_DIRECTORY));
+    };
+    let path = path.display();
+    let text =
+        format!("{path} is not used: {wrong}; `chown {own} {path}` and `chmod 700 {path}`, or name another directory");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+}
+
+/// Opens a recording that this user wrote, and nobody else can have written since.
+fn open_own(path: &Path) -> io::Result<fs::File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    let own = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    if own && metadata.is_file() && metadata.mode() & OTHERS_MAY_WRITE == 0 {
+        return Ok(file);
+    }
+    Err(io::Error::other("it is no file of this user's that nobody else may write to"))
+}
+
 /// Whole or not at all: written beside its place and moved there.
 fn write(path: &Path, data: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("partial");
-    let written = fs::File::create(&beside).and_then(|mut file| file.write_all(data));
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(PRIVATE_FILE).custom_flags(libc::O_NOFOLLOW);
+    let written = options.open(&beside).and_then(|mut file| {
+        file.set_permissions(fs::Permissions::from_mode(PRIVATE_FILE))?;
+        file.write_all(data)
+    });
     let result = written.and_then(|()| fs::rename(&beside, path));
     if result.is_err() {
         // A full disk should get back what little was written.
@@ -188,8 +248,12 @@ fn load(directory: &Path, history: &mut History, counters: &StorageCounters) -> 
                 }
             }
             Err(error) => {
-                counters.corrupt.fetch_add(1, Ordering::Relaxed);
-                counters.say(format!("{} is left out: {error}", path.display()));
+                let before = counters.corrupt.fetch_add(1, Ordering::Relaxed);
+                let message = format!("{} is left out: {error}", path.display());
+                if before == 0 {
+                    tracing::warn!("history on disk: {message}; said once, counted in /api/v1/status");
+                }
+                *counters.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
                 // Kept for whoever wants to know, but not read again.
                 fs::rename(&path, path.with_extension("corrupt")).ok();
             }
@@ -200,11 +264,14 @@ fn load(directory: &Path, history: &mut History, counters: &StorageCounters) -> 
 
 /// An entry; `None` if it is too old.
 fn read(path: &Path, history: &History) -> Result<Option<Entry>, RecordingError> {
-    let length = fs::metadata(path)?.len();
+    let file = open_own(path)?;
+    let length = file.metadata()?.len();
     if length > recording::MAX_PAYLOAD_BYTES {
         return Err(RecordingError::TooLarge { bytes: length });
     }
-    let data: Arc<[u8]> = fs::read(path)?.into();
+    let mut data = Vec::new();
+    file.take(recording::MAX_PAYLOAD_BYTES).read_to_end(&mut data)?;
+    let data: Arc<[u8]> = data.into();
     let profile = recording::read_from(&*data)?;
     let end_ns = profile.window.start_unix_ns.saturating_add(profile.window.duration_ns);
     let age = Duration::from_nanos(super::unix_ns().saturating_sub(end_ns));
@@ -265,6 +332,87 @@ mod tests {
         assert_eq!(storage.counters.corrupt.load(Ordering::Relaxed), 3);
         assert!(directory.path().join("unrelated.txt").exists());
         assert!(directory.path().join("window-1-1.corrupt").exists());
+    }
+
+    fn open(path: &Path, history: &mut History) -> Storage {
+        Storage::open(path, history).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).map_or(0, |metadata| metadata.mode() & 0o7777)
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    #[test]
+    fn directory_and_files_are_their_owners_alone() {
+        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let below = directory.path().join("a/b");
+        let mut storage = open(&below, &mut history());
+        storage.write(1, &entry(10));
+        drop(storage);
+        let files: Vec<PathBuf> =
+            fs::read_dir(&below).into_iter().flatten().flatten().map(|found| found.path()).collect();
+        assert_eq!(files.len(), 1);
+        assert_eq!((mode(&below), mode(&files[0])), (0o700, 0o600));
+        // What an earlier version left open is closed.
+        set_mode(&below, 0o755);
+        let mut again = history();
+        drop(open(&below, &mut again));
+        assert_eq!((mode(&below), again.entries().len()), (0o700, 1));
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        for wrong in [0o770, 0o777, 0o1777] {
+            set_mode(directory.path(), wrong);
+            let error = Storage::open(directory.path(), &mut history()).err().map(|error| error.to_string());
+            assert!(error.is_some_and(|error| error.contains("chmod 700")), "{wrong:o}");
+        }
+        set_mode(directory.path(), 0o700);
+        // Only root can give it away.
+        if std::os::unix::fs::chown(directory.path(), Some(12_345), None).is_ok() {
+            let error = Storage::open(directory.path(), &mut history()).err().map(|error| error.to_string());
+            assert!(error.is_some_and(|error| error.contains("user 12345")));
+        }
+    }
+
+    #[test]
+    fn files_that_others_may_have_written_are_left_out_and_links_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+        let whole = entry(20);
+        let put = |name: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, &*whole.data).unwrap_or_else(|error| panic!("{error}"));
+            path
+        };
+        set_mode(&put("window-1-1.profile"), 0o600);
+        set_mode(&put("window-2-1.profile"), 0o666);
+        let elsewhere = put("elsewhere");
+        std::os::unix::fs::symlink(elsewhere, directory.path().join("window-3-1.profile"))
+            .unwrap_or_else(|error| panic!("{error}"));
+        let mut history = history();
+        let storage = open(directory.path(), &mut history);
+        assert_eq!(history.entries().len(), 1);
+        assert_eq!(storage.counters.corrupt.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_disk_that_stays_full_is_said_once_and_counted_and_said_when_it_is_over() {
+        let counters = StorageCounters::default();
+        for window in 1..=3 {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            counters.fail("write", Path::new(&format!("/h/window-{window}")), &full);
+        }
+        assert_eq!(counters.failed.load(Ordering::Relaxed), 3);
+        assert!(counters.last_error().is_some_and(|error| error.contains("window-3")));
+        assert!(!counters.trouble.is_new("write: StorageFull"), "it has been said");
+        counters.succeed();
+        assert_eq!(counters.last_error(), None);
+        assert!(counters.trouble.is_new("write: StorageFull"), "it may be said again");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::{Comparison, Metric};
+use crate::terminal::printable;
 
 /// Functions that are listed.
 const LISTED: usize = 15;
@@ -95,8 +96,4 @@ fn value(metric: &Metric, value: f64) -> String {
 
 fn short(value: f64) -> String {
     if value == 0.0 || value.abs() >= 0.001 { format!("{value:.4}") } else { format!("{value:.2e}") }
-}
-
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -3,15 +3,38 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::OutputError;
+
+/// Mode of a file that its owner alone may read.
+const PRIVATE: u32 = 0o600;
+
+/// Sticky directories that anybody may write to, such as /tmp.
+const SHARED: u32 = 0o1002;
+
+/// Who may read a file that is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Its owner, whatever the umask and the file that it replaces: it says what a whole host runs.
+    Private,
+    /// Whoever the umask, or the file that it replaces, lets.
+    #[default]
+    Usual,
+}
 
 /// Runs `render` on a writer to `path`; `-` is standard output.
 ///
 /// A regular file is written beside its final place and renamed, so that nobody sees half of it and a failure leaves
 /// what was there. A reader that goes away (`| head`) is no error.
-pub fn write(path: &Path, render: impl FnOnce(&mut dyn Write) -> Result<(), OutputError>) -> Result<(), OutputError> {
+///
+/// In a directory that anybody may write to, nothing is written through a link or into a device that somebody else put there.
+pub fn write(
+    path: &Path,
+    access: Access,
+    render: impl FnOnce(&mut dyn Write) -> Result<(), OutputError>,
+) -> Result<(), OutputError> {
     if path == Path::new("-") {
         return ignore_broken_pipe(through(io::stdout().lock(), render));
     }
@@ -19,21 +42,26 @@ pub fn write(path: &Path, render: impl FnOnce(&mut dyn Write) -> Result<(), Outp
         OutputError::Io(error) => unwritable(path, error),
         other => other,
     };
+    refuse_planted(path).map_err(|error| unwritable(path, error))?;
     if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
         let device = OpenOptions::new().write(true).open(path).map_err(|error| unwritable(path, error))?;
         return ignore_broken_pipe(through(device, render)).map_err(in_place);
     }
-    let draft = Draft::create(path).map_err(|error| unwritable(path, error))?;
+    let draft = Draft::create(path, access).map_err(|error| unwritable(path, error))?;
     through(&draft.file, render).map_err(in_place)?;
     draft.publish(path).map_err(|error| unwritable(path, error))
 }
 
 /// Whether `path` can be written, found out by trying: for callers that work long before they have something to write.
 pub fn check(path: &Path) -> Result<(), OutputError> {
-    if path == Path::new("-") || fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+    if path == Path::new("-") {
         return Ok(());
     }
-    Draft::create(path).map(drop).map_err(|error| unwritable(path, error))
+    refuse_planted(path).map_err(|error| unwritable(path, error))?;
+    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        return Ok(());
+    }
+    Draft::create(path, Access::Private).map(drop).map_err(|error| unwritable(path, error))
 }
 
 /// Whether `path` is standard output and that is a terminal.
@@ -65,7 +93,7 @@ struct Draft {
 }
 
 impl Draft {
-    fn create(target: &Path) -> io::Result<Self> {
+    fn create(target: &Path, access: Access) -> io::Result<Self> {
         if target.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
@@ -75,7 +103,8 @@ impl Draft {
         draft_name.push(format!(".{}.partial", std::process::id()));
         let path = directory_of(target).join(draft_name);
         // Never through a link that somebody else left there; what an earlier run of this process id left is in the way.
-        let create = || OpenOptions::new().write(true).create_new(true).open(&path);
+        let mode = if access == Access::Private { PRIVATE } else { 0o666 };
+        let create = || OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
         let file = match create() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 fs::remove_file(&path)?;
@@ -84,8 +113,14 @@ impl Draft {
             other => other?,
         };
         let draft = Self { file, path };
-        if let Ok(there) = fs::metadata(target) {
-            draft.file.set_permissions(there.permissions())?;
+        let own = draft.file.metadata()?.uid();
+        let there = fs::metadata(target).ok().filter(|there| there.uid() == own);
+        match (access, there) {
+            (Access::Private, _) => draft.file.set_permissions(fs::Permissions::from_mode(PRIVATE))?,
+            (Access::Usual, Some(there)) => {
+                draft.file.set_permissions(fs::Permissions::from_mode(there.mode() & 0o777))?;
+            }
+            (Access::Usual, None) => {}
         }
         Ok(draft)
     }
@@ -106,6 +141,25 @@ impl Drop for Draft {
         // Gone already when published; otherwise nothing more can be done about it here.
         drop(fs::remove_file(&self.path));
     }
+}
+
+/// An error if `path` is a link, a device or a pipe that somebody else may have put there for others to write to: it is in a
+/// shared directory and belongs neither to this user nor to the directory's owner. The kernel refuses the same where
+/// `fs.protected_symlinks` and its like are on.
+fn refuse_planted(path: &Path) -> io::Result<()> {
+    let (Ok(there), Ok(directory)) = (fs::symlink_metadata(path), fs::metadata(directory_of(path))) else {
+        return Ok(());
+    };
+    let kind = there.file_type();
+    let harmless = kind.is_file() || kind.is_dir();
+    let shared = directory.mode() & SHARED == SHARED;
+    let trusted = [rustix::process::geteuid().as_raw(), directory.uid()].contains(&there.uid());
+    if harmless || !shared || trusted {
+        return Ok(());
+    }
+    let what = if kind.is_symlink() { "a link" } else { "no file" };
+    let text = format!("it is {what} that user {} put into a directory for everybody", there.uid());
+    Err(io::Error::other(text))
 }
 
 fn directory_of(path: &Path) -> PathBuf {

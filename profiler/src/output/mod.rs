@@ -26,6 +26,7 @@ pub use kind::Kind;
 
 use crate::profile::recording::RecordingError;
 use crate::profile::{Profile, Selected, Selection, SelectionError, recording};
+use destination::Access;
 
 /// What a profile can be written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -145,6 +146,8 @@ pub struct WriteOptions {
     pub title: Option<String>,
     /// Whether a text report may carry terminal colours.
     pub style: Style,
+    /// Who may read what is written; a recording is its owner's in any case.
+    pub access: Access,
 }
 
 /// Why a profile could not be written.
@@ -203,7 +206,8 @@ pub fn write(profile: &Profile, path: &Path, options: &WriteOptions) -> Result<(
 
 /// Writes `profile` to `path` (`-` is standard output) as `format`.
 pub fn write_as(profile: &Profile, format: Format, path: &Path, options: &WriteOptions) -> Result<(), OutputError> {
-    destination::write(path, |writer| render(profile, format, options, writer))
+    let access = if format == Format::Recording { Access::Private } else { options.access };
+    destination::write(path, access, |writer| render(profile, format, options, writer))
 }
 
 /// Writes `profile` as `format` to `writer`.

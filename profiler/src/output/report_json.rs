@@ -11,6 +11,7 @@ use super::report_tables::selected;
 use super::{OutputError, Scope};
 use crate::profile::{self, Profile, bucket_upper_ns, errno};
 use crate::target::{self, Target};
+use crate::terminal::printable_json;
 
 /// The largest waits of a container that are listed.
 const LISTED_WAITS: usize = 20;
@@ -349,7 +350,8 @@ pub fn seconds(ns: u64) -> f64 {
 
 /// Writes the report.
 pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputError> {
-    serde_json::to_writer_pretty(&mut *writer, &report(scope)).map_err(std::io::Error::from)?;
+    let document = serde_json::to_string_pretty(&report(scope)).map_err(std::io::Error::from)?;
+    writer.write_all(printable_json(&document).as_bytes())?;
     writeln!(writer)?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use super::report_tables::{Body, Side, sections};
 use super::{OutputError, Scope};
+use crate::terminal::printable;
 
 /// Writes the report.
 pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputError> {
@@ -12,7 +13,7 @@ pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputErro
             writeln!(writer)?;
         }
         let level = if index == 0 { "#" } else { "##" };
-        writeln!(writer, "{level} {}\n", section.title)?;
+        writeln!(writer, "{level} {}\n", printable(&section.title))?;
         match &section.body {
             Body::Lines(lines) => {
                 for (label, text) in lines {
@@ -41,7 +42,7 @@ pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputErro
 /// Text that Markdown shows as it is.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in printable(text).chars() {
         match c {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),

@@ -8,6 +8,7 @@ use crate::profile::{
     Container, ContainerIndex, Errno, Frame, FrameKind, Histogram, OffCpuReason, ProcessIndex, StackId, SyscallStats,
     TextId, errno,
 };
+use crate::terminal::printable;
 
 /// The containers of the ledger that are listed.
 const LISTED_CONTAINERS: usize = 20;
@@ -441,6 +442,10 @@ const WIDEST: usize = 64;
 
 /// As much of a text as fits a cell.
 pub(super) fn shortened(text: &str) -> String {
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().count() <= WIDEST { text } else { text.chars().take(WIDEST - 1).chain(['…']).collect() }
+    let text = printable(text);
+    if text.chars().count() <= WIDEST {
+        text.into_owned()
+    } else {
+        text.chars().take(WIDEST - 1).chain(['…']).collect()
+    }
 }

@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table as Drawn, presets};
 
 use super::report_tables::{Body, Side, Table, sections};
 use super::{OutputError, Scope, Style};
+use crate::terminal::printable;
 
 /// Writes the report; headings are bold where the style allows it.
 pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputError> {
@@ -17,11 +18,11 @@ pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputErro
         if index > 0 {
             writeln!(writer)?;
         }
-        writeln!(writer, "{bold}{}{plain}", section.title)?;
+        writeln!(writer, "{bold}{}{plain}", printable(&section.title))?;
         match &section.body {
             Body::Lines(lines) => {
                 for (label, text) in lines {
-                    writeln!(writer, "  {label:<9} {text}")?;
+                    writeln!(writer, "  {label:<9} {}", printable(text))?;
                 }
             }
             Body::Table(table, remark) => {
@@ -29,7 +30,7 @@ pub fn write(scope: &Scope<'_>, writer: &mut dyn Write) -> Result<(), OutputErro
                     writeln!(writer, "  {}", line.trim())?;
                 }
                 if let Some(remark) = remark {
-                    writeln!(writer, "  ({remark})")?;
+                    writeln!(writer, "  ({})", printable(remark))?;
                 }
             }
         }
@@ -42,7 +43,7 @@ fn drawn(table: &Table) -> Drawn {
     drawn.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     drawn.set_header(table.columns.iter().map(|(heading, _)| *heading));
     for row in &table.rows {
-        drawn.add_row(row);
+        drawn.add_row(row.iter().map(|cell| printable(cell)));
     }
     for (column, (_, side)) in drawn.column_iter_mut().zip(&table.columns) {
         if *side == Side::Right {

@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::{Kind, Lines, OutputError, Scope, Threads};
 use crate::profile::{ContainerIndex, Frame, FrameKind, ProcessIndex, StackId, TextId};
+use crate::terminal::is_unprintable;
 
 /// What a label stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -223,7 +224,7 @@ pub fn printable(name: &str) -> String {
         .chars()
         .map(|c| match c {
             ';' => ':',
-            c if c.is_control() => ' ',
+            c if is_unprintable(c) => ' ',
             c => c,
         })
         .collect();

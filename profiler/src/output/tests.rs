@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
+use super::destination::Access;
 use super::rows::{Rows, printable};
 use super::{
     Format, Growth, Kind, Lines, OutputError, Scope, Style, Threads, WriteOptions, destination, render, write,
@@ -377,8 +378,53 @@ fn a_link_is_followed_and_a_device_is_written_in_place() -> Result {
     assert!(std::fs::symlink_metadata(&link)?.is_symlink());
     assert!(std::fs::read_to_string(&target)?.starts_with("db;"));
     destination::check(Path::new("/dev/null"))?;
-    destination::write(Path::new("/dev/null"), |writer| Ok(writer.write_all(b"x")?))?;
+    destination::write(Path::new("/dev/null"), Access::Usual, |writer| Ok(writer.write_all(b"x")?))?;
     assert!(!destination::is_terminal(&target));
+    Ok(())
+}
+
+#[test]
+fn a_recording_is_its_owners_alone_whatever_was_there() -> Result {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| Ok::<u32, std::io::Error>(std::fs::metadata(path)?.permissions().mode() & 0o7777);
+    let directory = tempfile::tempdir()?;
+    let recording = directory.path().join("a.profile");
+    write(&profile(), &recording, &WriteOptions::default())?;
+    assert_eq!(mode(&recording)?, 0o600);
+    std::fs::set_permissions(&recording, std::fs::Permissions::from_mode(0o666))?;
+    write(&profile(), &recording, &WriteOptions::default())?;
+    assert_eq!(mode(&recording)?, 0o600);
+    let report = directory.path().join("a.txt");
+    std::fs::write(&report, "old")?;
+    std::fs::set_permissions(&report, std::fs::Permissions::from_mode(0o4644))?;
+    write(&profile(), &report, &WriteOptions::default())?;
+    assert_eq!(mode(&report)?, 0o644, "what was let in before still is, and nothing else");
+    write(&profile(), &report, &WriteOptions { access: Access::Private, ..WriteOptions::default() })?;
+    assert_eq!(mode(&report)?, 0o600);
+    Ok(())
+}
+
+#[test]
+fn nothing_is_written_through_what_another_user_put_into_a_shared_directory() -> Result {
+    use std::os::unix::fs::{PermissionsExt, lchown, symlink};
+    let directory = tempfile::tempdir()?;
+    let shared = directory.path().join("shared");
+    std::fs::create_dir(&shared)?;
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o1777))?;
+    let victim = directory.path().join("victim");
+    std::fs::write(&victim, "precious")?;
+    let (mine, planted) = (shared.join("mine.txt"), shared.join("planted.txt"));
+    symlink(&victim, &planted)?;
+    symlink(directory.path().join("other"), &mine)?;
+    // Only root can play two users.
+    if lchown(&planted, Some(12_345), None).is_err() {
+        return Ok(());
+    }
+    for result in [write(&profile(), &planted, &WriteOptions::default()), destination::check(&planted)] {
+        assert!(result.is_err_and(|error| error.to_string().contains("user 12345")));
+    }
+    assert_eq!(std::fs::read_to_string(&victim)?, "precious");
+    write(&profile(), &mine, &WriteOptions::default())?;
     Ok(())
 }
 
@@ -391,7 +437,8 @@ fn an_unwritable_output_is_an_error_that_names_it_and_the_remedy() -> Result {
     assert!(error.is_err_and(|error| error.contains(&missing.display().to_string()) && error.contains(&expected)));
     let error = destination::check(directory.path()).map_err(|error| error.to_string());
     assert!(error.is_err_and(|error| error.contains("name a file in it with -o")));
-    let full = destination::write(Path::new("/dev/full"), |writer| Ok(writer.write_all(&vec![0; 1 << 17])?));
+    let full =
+        destination::write(Path::new("/dev/full"), Access::Usual, |writer| Ok(writer.write_all(&vec![0; 1 << 17])?));
     assert!(full.is_err_and(|error| error.to_string().contains("free some space")));
     let error = destination::check(Path::new("/proc/out.svg")).map_err(|error| error.to_string());
     assert!(error.is_err());

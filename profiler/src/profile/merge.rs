@@ -14,8 +14,8 @@ use super::{
 impl Profile {
     /// Adds what `other` measured on the same host with the same settings.
     ///
-    /// Containers are the same when runtime and id are; what has no id, when runtime, name and cgroup are. Times, counts, histograms and coverage are
-    /// summed, and so is the profiler's own CPU time; of its memory the peak is kept. The window becomes the shortest
+    /// Containers are the same when runtime, id and cgroup are, since a user may make a cgroup that bears any id; what has
+    /// no id, when runtime, name and cgroup are. Times, counts, histograms and coverage are summed, and so is the profiler's own CPU time; of its memory the peak is kept. The window becomes the shortest
     /// that holds both; pressure is the mean, weighted by the length of each window.
     pub fn merge(&mut self, other: Profile) {
         let tables = Tables::absorb(&mut self.stacks, &other.stacks);
@@ -198,16 +198,12 @@ fn place_containers(mine: &mut [Container], theirs: &[Container]) -> Places {
     places
 }
 
-/// Runtime and id; for what has no id (units, the host), runtime, name and cgroup.
+/// Runtime, id and cgroup; for what has no id (units, the host), runtime, name and cgroup.
 type Identity = (String, String, String);
 
 fn identity(container: &Container) -> Identity {
-    let runtime = container.runtime.clone();
-    if container.id.is_empty() {
-        (runtime, container.name.clone(), container.cgroup.clone())
-    } else {
-        (runtime, container.id.clone(), String::new())
-    }
+    let own = if container.id.is_empty() { &container.name } else { &container.id };
+    (container.runtime.clone(), own.clone(), container.cgroup.clone())
 }
 
 /// The identity it has if an earlier merge had to rename it.

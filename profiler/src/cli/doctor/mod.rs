@@ -26,7 +26,8 @@ use crate::container::runtime as container_runtime;
 use crate::container::{ContainerError, ResolverOptions};
 use crate::kernel::btf::KernelTypes;
 use crate::kernel::{HierarchyKind, KernelError, cpus, offsets, probe};
-use crate::output::destination;
+use crate::output::destination::{self, Access};
+use crate::terminal::{printable, printable_json};
 
 /// Arguments of `profiler doctor`.
 #[derive(Debug, Clone, clap::Args)]
@@ -66,7 +67,8 @@ impl Diagnosis {
         let width = self.checks.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
         let line = |Finding { check, verdict, found, remedy }: &Finding| {
             let remedy = remedy.as_ref().map(|remedy| format!("; remedy: {remedy}")).unwrap_or_default();
-            format!("{:<7}  {check:<width$}  {found}{remedy}\n", verdict.name())
+            let told = format!("{found}{remedy}");
+            format!("{:<7}  {check:<width$}  {}\n", verdict.name(), printable(&told))
         };
         let lines: String = self.checks.iter().map(line).collect();
         let count = |verdict| self.checks.iter().filter(|finding| finding.verdict == verdict).count();
@@ -86,18 +88,18 @@ pub fn run(args: &Args) -> anyhow::Result<Status> {
     if let Some(pid) = args.pid {
         let examined = process::examine(pid)?;
         let text = match args.format {
-            ListFormat::Text => examined.text(),
-            ListFormat::Json => serde_json::to_string_pretty(&examined)? + "\n",
+            ListFormat::Text => examined.text().lines().flat_map(|line| [printable(line), "\n".into()]).collect(),
+            ListFormat::Json => printable_json(&serde_json::to_string_pretty(&examined)?).into_owned() + "\n",
         };
-        destination::write(Path::new("-"), |writer| Ok(writer.write_all(text.as_bytes())?))?;
+        destination::write(Path::new("-"), Access::Usual, |writer| Ok(writer.write_all(text.as_bytes())?))?;
         return Ok(Status::Done);
     }
     let diagnosis = Diagnosis::of(look(&args.sources.options()?));
     let text = match args.format {
         ListFormat::Text => diagnosis.text(),
-        ListFormat::Json => serde_json::to_string_pretty(&diagnosis)? + "\n",
+        ListFormat::Json => printable_json(&serde_json::to_string_pretty(&diagnosis)?).into_owned() + "\n",
     };
-    destination::write(Path::new("-"), |writer| Ok(writer.write_all(text.as_bytes())?))?;
+    destination::write(Path::new("-"), Access::Usual, |writer| Ok(writer.write_all(text.as_bytes())?))?;
     Ok(diagnosis.status())
 }
 

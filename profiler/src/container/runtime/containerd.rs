@@ -90,7 +90,10 @@ mod tests {
             r#"{"io.kubernetes.pod.name":"p","io.kubernetes.pod.namespace":"n","io.kubernetes.container.name":"POD"}"#;
         let annotations = BTreeMap::from([("io.kubernetes.cri-o.Labels".to_owned(), labels.to_owned())]);
         let found = from_annotations("abc", &annotations).unwrap();
-        assert_eq!((found.runtime, found.labelled.pod.as_deref(), found.labelled.container), (Runtime::CriO, Some("p"), None));
+        assert_eq!(
+            (found.runtime, found.labelled.pod.as_deref(), found.labelled.container),
+            (Runtime::CriO, Some("p"), None)
+        );
         let annotations = BTreeMap::from([("nerdctl/name".to_owned(), "web".to_owned())]);
         let found = from_annotations("abc", &annotations).unwrap();
         assert_eq!((found.runtime, found.name.as_deref()), (Runtime::Containerd, Some("web")));

@@ -30,8 +30,7 @@ impl KeptLabels {
     /// Reads what the operator asked for: names of labels, or globs such as `team.example.org/*`.
     pub fn parse(patterns: &[String]) -> Result<Self, ContainerError> {
         let parse = |text: &String| {
-            let bad =
-                |reason: String| ContainerError::BadPattern { what: "labels", pattern: text.clone(), reason };
+            let bad = |reason: String| ContainerError::BadPattern { what: "labels", pattern: text.clone(), reason };
             if text.is_empty() {
                 return Err(bad("it is empty".to_owned()));
             }
@@ -42,7 +41,9 @@ impl KeptLabels {
 
     /// Takes out of `labels` all that are not kept.
     pub fn retain_in(&self, labels: &mut BTreeMap<String, String>) {
-        labels.retain(|name, _| WELL_KNOWN.contains(&name.as_str()) || self.asked_for.iter().any(|one| one.matches(name)));
+        labels.retain(|name, _| {
+            WELL_KNOWN.contains(&name.as_str()) || self.asked_for.iter().any(|one| one.matches(name))
+        });
     }
 }
 

@@ -307,7 +307,11 @@ pub(super) struct MetadataThread {
 }
 
 impl MetadataThread {
-    pub(super) fn start(sockets: Vec<RuntimeSocket>, state: StateRoots, labels: KeptLabels) -> Result<Self, ContainerError> {
+    pub(super) fn start(
+        sockets: Vec<RuntimeSocket>,
+        state: StateRoots,
+        labels: KeptLabels,
+    ) -> Result<Self, ContainerError> {
         let (updates, received) = crossbeam_channel::bounded(2 * QUEUE);
         let lost_updates = Arc::new(AtomicU64::new(0));
         let outbox = Outbox { updates, lost: Arc::clone(&lost_updates), labels: Arc::new(labels), teller: None };

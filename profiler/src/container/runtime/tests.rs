@@ -97,7 +97,11 @@ fn a_runtime_that_answers_names_the_container() {
     assert_eq!(faults, []);
     assert_eq!(learnt.len(), 1);
     assert_eq!((learnt[0].name.as_deref(), learnt[0].runtime), (Some("web"), Runtime::Docker));
-    assert_eq!(learnt[0].labels.keys().collect::<Vec<_>>(), ["com.docker.compose.project"], "others stay where they are");
+    assert_eq!(
+        learnt[0].labels.keys().collect::<Vec<_>>(),
+        ["com.docker.compose.project"],
+        "others stay where they are"
+    );
     assert_eq!(learnt[0].teller, Some(crate::container::ownership::owner(Path::new("/proc/self"))));
 }
 

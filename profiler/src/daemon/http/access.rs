@@ -3,7 +3,10 @@
 use std::{
     collections::HashSet,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,6 +24,7 @@ use super::{
     Context,
     web_config::{WebConfig, WebConfigError},
 };
+use crate::daemon::repeated::Repeated;
 
 /// How often files are looked at for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -37,6 +41,9 @@ pub struct Gate {
     config: RwLock<Arc<WebConfig>>,
     looked: Mutex<Instant>,
     good: Mutex<HashSet<[u8; 32]>>,
+    /// Times that a changed file was refused, and what was said of it.
+    refused: AtomicU64,
+    trouble: Repeated,
     /// Passwords are verified one at a time: whoever guesses cannot take every CPU.
     verifying: Semaphore,
 }
@@ -50,6 +57,8 @@ impl Gate {
             config: RwLock::new(Arc::new(config)),
             looked: Mutex::new(Instant::now()),
             good: Mutex::default(),
+            refused: AtomicU64::new(0),
+            trouble: Repeated::default(),
             verifying: Semaphore::new(1),
         })
     }
@@ -70,6 +79,7 @@ impl Gate {
         }
         match WebConfig::read(path) {
             Ok(new) => {
+                self.trouble.is_over();
                 tracing::info!("the web configuration was read again");
                 let new = Arc::new(new);
                 *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
@@ -77,10 +87,19 @@ impl Gate {
                 new
             }
             Err(error) => {
-                tracing::error!("{error}; the old one stays");
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                let error = error.to_string();
+                if self.trouble.is_new(&error) {
+                    tracing::error!("{error}; the old one stays");
+                }
                 config
             }
         }
+    }
+
+    /// How often the file was found changed and wrong.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     async fn lets_in(&self, config: &WebConfig, headers: &HeaderMap) -> bool {

@@ -422,7 +422,7 @@ pub async fn status(State(context): Shared, uri: Uri, headers: HeaderMap) -> Ans
         }).collect::<Vec<_>>(),
         "config": {
             "file": settings.file, "reloads": reloads.taken, "refused": reloads.refused,
-            "last_error": reloads.last_error,
+            "last_error": reloads.last_error, "web_refused": context.gate.refused(),
         },
         "windows_lost": shared.windows_lost.load(Ordering::Relaxed),
     });

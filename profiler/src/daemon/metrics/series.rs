@@ -17,6 +17,10 @@ use crate::profile::{Container, Errno, Ledger, OffCpuReason, Pressure, Profile};
 /// Series that every container has besides its syscalls.
 const BASIC_SERIES: usize = 28;
 
+/// How long a container counts as living without another window: a collection that fails makes none. Windows are a minute
+/// at most.
+const STALLED: Duration = Duration::from_secs(150);
+
 /// Lines that those take as text.
 const BASIC_LINES: usize = BASIC_SERIES - 1 + HISTOGRAM_LINES;
 
@@ -78,6 +82,8 @@ pub struct AllSeries {
     most: usize,
     linger: Duration,
     by_owner: BTreeMap<Owner, Series>,
+    /// When the newest window ended: who was seen then is alive as far as is known.
+    newest: Option<Instant>,
     /// What has no series of its own in [`View::Whole`].
     other: Totals,
     /// What has none in [`View::Text`].
@@ -94,6 +100,7 @@ impl AllSeries {
             most,
             linger,
             by_owner: BTreeMap::new(),
+            newest: None,
             other: Totals::default(),
             text_other: Totals::default(),
             count: 0,
@@ -124,6 +131,7 @@ impl AllSeries {
 
     /// Adds a window.
     pub fn add(&mut self, profile: &Profile, now: Instant) {
+        self.newest = Some(now);
         // Pressure is of the window: with several containers of the same labels the last one's.
         for container in &profile.containers {
             self.add_container(container, now);
@@ -131,12 +139,14 @@ impl AllSeries {
         self.forget(now);
     }
 
-    /// Forgets series whose container has been dead for long enough.
+    /// Forgets series whose container has been dead for long enough: since the end of the last window in which it lived.
+    /// Between two windows all are alive that the first one had.
     pub fn forget(&mut self, now: Instant) {
-        let linger = self.linger;
+        let (linger, newest) = (self.linger, self.newest);
+        let lives = |last_seen| newest == Some(last_seen) && now.saturating_duration_since(last_seen) <= STALLED;
         let (mut series, mut lines) = (0, 0);
         self.by_owner.retain(|_, one| {
-            let stays = now.saturating_duration_since(one.last_seen) <= linger;
+            let stays = lives(one.last_seen) || now.saturating_duration_since(one.last_seen) <= linger;
             if !stays {
                 let freed = one.size();
                 series += freed.0;

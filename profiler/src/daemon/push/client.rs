@@ -16,7 +16,7 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-use super::destination::{Credentials, Destination, Protocol};
+use super::destination::{self, Credentials, Destination, Protocol};
 
 /// Largest answer that is read, and what is shown of one.
 const LARGEST_ANSWER: usize = 64 << 10;
@@ -51,6 +51,8 @@ pub struct ClientError {
 pub struct Client {
     http: HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
     url: Uri,
+    /// What is said of it.
+    shown: String,
     headers: HeaderMap,
     credentials: Credentials,
     timeout: Duration,
@@ -85,7 +87,8 @@ impl Client {
             }
         }
         let credentials = destination.credentials.clone();
-        Ok(Self { http, url: destination.url.clone(), headers, credentials, timeout })
+        let (url, shown) = (destination.url.clone(), destination::shown(&destination.url));
+        Ok(Self { http, url, shown, headers, credentials, timeout })
     }
 
     /// Sends a body and reads the answer, all within the timeout.
@@ -93,16 +96,21 @@ impl Client {
         let timeout = self.timeout;
         match tokio::time::timeout(timeout, self.exchange(body)).await {
             Ok(answer) => answer,
-            Err(_) => Answer::Later(format!("{} does not answer within {timeout:?}", self.url), None),
+            Err(_) => Answer::Later(format!("{} does not answer within {timeout:?}", self.shown), None),
         }
     }
 
     async fn exchange(&self, body: Bytes) -> Answer {
         let mut request = Request::post(self.url.clone());
+        let mut secrets: Vec<HeaderValue> =
+            self.headers.values().filter(|value| value.is_sensitive()).cloned().collect();
         if let Some(headers) = request.headers_mut() {
             headers.extend(self.headers.clone());
             match authorization(&self.credentials) {
-                Ok(Some(value)) => drop(headers.insert(header::AUTHORIZATION, value)),
+                Ok(Some(value)) => {
+                    secrets.push(value.clone());
+                    headers.insert(header::AUTHORIZATION, value);
+                }
                 Ok(None) => {}
                 // Being renewed, perhaps.
                 Err(error) => return Answer::Later(error, None),
@@ -114,7 +122,7 @@ impl Client {
         };
         let response = match self.http.request(request).await {
             Ok(response) => response,
-            Err(error) => return Answer::Later(format!("cannot reach {}: {}", self.url, causes(&error)), None),
+            Err(error) => return Answer::Later(format!("cannot reach {}: {}", self.shown, causes(&error)), None),
         };
         let (head, body) = response.into_parts();
         let body = Limited::new(body, LARGEST_ANSWER).collect().await.map(http_body_util::Collected::to_bytes);
@@ -122,8 +130,8 @@ impl Client {
             // A server that took it and then fails to say so in full took it all the same.
             return Answer::Taken(body.unwrap_or_default());
         }
-        let said = body.map(|body| shown(&body)).unwrap_or_default();
-        judged(head.status, &head.headers, &format!("{} answers {}{said}", self.url, head.status))
+        let said = body.map(|body| shown(&body, &secrets)).unwrap_or_default();
+        judged(head.status, &head.headers, &format!("{} answers {}{said}", self.shown, head.status))
     }
 }
 
@@ -155,8 +163,17 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn shown(body: &[u8]) -> String {
-    let text: String = String::from_utf8_lossy(body)
+/// What is said of a body: its beginning, on one line, without what was sent in secret. Servers repeat what they refuse.
+fn shown(body: &[u8], secrets: &[HeaderValue]) -> String {
+    let mut text = String::from_utf8_lossy(body).into_owned();
+    for secret in secrets.iter().filter_map(|value| value.to_str().ok()) {
+        // The token may be repeated without its scheme.
+        let parts = std::iter::once(secret).chain(secret.split_once(' ').map(|(_, token)| token));
+        for part in parts.filter(|part| !part.trim().is_empty()) {
+            text = text.replace(part, "…");
+        }
+    }
+    let text: String = text
         .chars()
         .take(SHOWN)
         .map(|c| if c.is_control() || c == char::REPLACEMENT_CHARACTER { ' ' } else { c })
@@ -246,8 +263,15 @@ mod tests {
 
     #[test]
     fn what_servers_say_is_shown_on_one_short_line() {
-        assert_eq!(shown(b"  no\nsuch \x1b[31mtenant "), ": no such  [31mtenant");
-        assert_eq!(shown(&[b'x'; 5000]).len(), SHOWN + 2);
-        assert_eq!(shown(b"\n"), "");
+        assert_eq!(shown(b"  no\nsuch \x1b[31mtenant ", &[]), ": no such  [31mtenant");
+        assert_eq!(shown(&[b'x'; 5000], &[]).len(), SHOWN + 2);
+        assert_eq!(shown(b"\n", &[]), "");
+    }
+
+    #[test]
+    fn a_server_that_repeats_what_was_sent_in_secret_does_not_bring_it_into_the_log() {
+        let secrets = ["Bearer hunter2", "key-4711"].map(HeaderValue::from_static);
+        let said = shown(b"no such token: hunter2, nor key key-4711 (Bearer hunter2)", &secrets);
+        assert_eq!(said, ": no such token: …, nor key … (…)");
     }
 }

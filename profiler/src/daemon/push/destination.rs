@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use http::{HeaderName, HeaderValue, Uri};
 
+use crate::daemon::yaml_error::shown_key;
+
 /// What the other side speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -62,7 +64,8 @@ pub enum Credentials {
 
 /// The address of requests: the server's, with the protocol's path below it unless it ends in that already.
 pub fn url(protocol: Protocol, text: &str) -> Result<Uri, String> {
-    let wrong = |reason: &str| format!("`{}` {reason}; write http://HOST:PORT or https://HOST", without_secret(text));
+    // Tokens may be in any part of it, so nothing of it is shown.
+    let wrong = |reason: &str| format!("url {reason}; write http://HOST:PORT or https://HOST");
     let base: Uri = text.parse().map_err(|error| wrong(&format!("is no URL ({error})")))?;
     if !matches!(base.scheme_str(), Some("http" | "https")) {
         return Err(wrong("is not of http or https"));
@@ -84,13 +87,11 @@ pub fn url(protocol: Protocol, text: &str) -> Result<Uri, String> {
     Uri::from_parts(parts).map_err(|error| wrong(&format!("is no URL ({error})")))
 }
 
-/// The text without what stands before the host.
-fn without_secret(text: &str) -> String {
-    match (text.split_once("://"), text.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://…@{host}"),
-        (None, Some((_, host))) => format!("…@{host}"),
-        (_, None) => text.to_owned(),
-    }
+/// Scheme, host and port of a URL: what may be shown of it.
+pub fn shown(url: &Uri) -> String {
+    let authority = url.authority().map_or("", http::uri::Authority::as_str);
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{}://{host}", url.scheme_str().unwrap_or_default())
 }
 
 /// Headers as written.
@@ -99,7 +100,7 @@ pub fn headers(written: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, He
     written
         .iter()
         .map(|(name, value)| {
-            let wrong = || format!("`{name}` cannot be a header");
+            let wrong = || format!("`{}` cannot be a header", shown_key(name));
             let known = HeaderName::try_from(name.as_str()).map_err(|_| wrong())?;
             if ours.contains(&known.as_str()) || known.as_str() == "transfer-encoding" {
                 return Err(format!("{}; credentials have settings of their own", wrong()));
@@ -138,12 +139,18 @@ mod tests {
             ("http://user:secret@host", "file"),
             ("user:secret@host", "http"),
             ("http://user:secret@ho st", "URL"),
-            ("http://host?x=1", "query"),
+            ("http://host?x=secret", "query"),
+            ("ftp://host/secret", "http"),
             ("http://", "URL"),
         ] {
             let error = url(Protocol::Otlp, text).err().unwrap_or_default();
             assert!(error.contains(reason) && !error.contains("secret"), "{text}: {error}");
         }
+        let shown: Vec<String> = ["http://host:1/secret", "https://me:secret@host/x?y"]
+            .into_iter()
+            .filter_map(|text| Some(shown(&text.parse().ok()?)))
+            .collect();
+        assert_eq!(shown, ["http://host:1", "https://host"]);
         assert!(headers(&[("X-Scope-OrgID".to_owned(), "a".to_owned())].into()).is_ok());
         for name in ["Authorization", "a b", "Content-Length"] {
             assert!(headers(&[(name.to_owned(), "a".to_owned())].into()).is_err(), "{name}");

@@ -124,6 +124,26 @@ fn units_of_one_name_in_different_cgroups_stay_apart() {
 }
 
 #[test]
+fn what_bears_a_containers_id_in_another_cgroup_stays_apart_from_it() {
+    let window = |cgroup: &str| {
+        let container = Container {
+            id: "feed".to_owned(),
+            name: "db".to_owned(),
+            runtime: "docker".to_owned(),
+            cgroup: cgroup.to_owned(),
+            ..Container::default()
+        };
+        Profile { containers: vec![container], ..Profile::default() }
+    };
+    let mut merged = window("/docker/feed");
+    merged.merge(window("/docker/feed"));
+    assert_eq!(merged.containers.len(), 1);
+    merged.merge(window("/user.slice/user@1000.service/docker-feed.scope"));
+    assert_eq!(merged.containers.len(), 2);
+    assert_ne!(merged.containers[0].name, merged.containers[1].name);
+}
+
+#[test]
 fn a_container_known_by_its_id_takes_the_name_that_a_later_window_learned() {
     let mut merged = profile();
     merged.containers[1].name = "b71e0aa4c9d8".to_owned();

@@ -101,6 +101,38 @@ fn a_dead_containers_series_stay_for_a_while_then_leave_and_begin_anew() {
     assert!(told(&series, View::Whole).is_empty());
 }
 
+#[test]
+fn a_living_containers_series_stay_however_short_the_dead_ones_linger() {
+    let mut series = AllSeries::new(20_000, Duration::from_secs(3));
+    let began = Instant::now();
+    let after = |seconds| began + Duration::from_secs(seconds);
+    series.add(&testing::profile(), after(0));
+    let exposed = series.count();
+    // Looked through between windows of a minute.
+    for seconds in [5, 25, 59] {
+        series.forget(after(seconds));
+        assert_eq!(series.count(), exposed, "after {seconds} s");
+    }
+    series.add(&testing::profile(), after(60));
+    let before = sum_of(&told(&series, View::Whole), "profiler_cpu_seconds_total");
+    series.forget(after(100));
+    assert!((sum_of(&told(&series, View::Whole), "profiler_cpu_seconds_total") - before).abs() < 1e-9);
+    // Dead since the end of the window before.
+    series.add(&Profile::default(), after(62));
+    assert_eq!(series.count(), exposed);
+    series.forget(after(64));
+    assert_eq!(series.count(), 0);
+}
+
+#[test]
+fn series_leave_at_last_where_the_collection_has_stopped() {
+    let mut series = AllSeries::new(20_000, Duration::from_secs(3));
+    let now = Instant::now();
+    series.add(&testing::profile(), now);
+    series.forget(now + STALLED + Duration::from_secs(1));
+    assert_eq!(series.count(), 0);
+}
+
 /// Containers with thirty syscalls each.
 fn crowd(containers: usize) -> Profile {
     let mut profile = Profile::default();
