@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use profiler::container::runtime::labels::KeptLabels;
 use profiler::container::runtime::{Origin, RuntimeSocket, StateRoots};
 use profiler::container::{CgroupId, ContainerKey, ContainerResolver, Description, ResolverOptions, cgroup};
 use tests::containers::{CRI, Cri, DOCKER, Docker, IMAGE, PODMAN, Podman, RunOptions};
@@ -19,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// A resolver that knows these sockets and nothing else.
 fn resolver(sockets: &[PathBuf], state: StateRoots) -> anyhow::Result<ContainerResolver> {
     let sockets = sockets.iter().map(|path| RuntimeSocket { path: path.clone(), origin: Origin::Named }).collect();
-    let options = ResolverOptions { cgroup_root: None, sockets, well_known_sockets: false, state };
+    let labels = KeptLabels::parse(&["tier".to_owned()])?;
+    let options = ResolverOptions { cgroup_root: None, sockets, well_known_sockets: false, state, labels };
     Ok(ContainerResolver::start(options)?)
 }
 
@@ -65,7 +67,8 @@ fn follow_until(resolver: &mut ContainerResolver, mut done: impl FnMut() -> bool
 fn a_docker_container_has_its_name_image_labels_and_limit() -> anyhow::Result<()> {
     require!(DOCKER[0], DOCKER[1], DOCKER[2], DOCKER[3]);
     let docker = Docker::shared()?;
-    let container = docker.run(&sleeper("web").cpus(0.3).label("tier", "front"))?;
+    let labelled = sleeper("web").label("tier", "front").label("proxy.users", "admin:hash");
+    let container = docker.run(&labelled.cpus(0.3))?;
     let mut resolver = resolver(&[docker.socket()], StateRoots::none())?;
     let id = cgroup_of(&resolver, container.pid)?;
     ensure!(resolver.container_of(id) == key(&container.id), "{:?}", resolver.container_of(id));
@@ -74,6 +77,7 @@ fn a_docker_container_has_its_name_image_labels_and_limit() -> anyhow::Result<()
     ensure!(found.runtime == "docker" && found.id == container.id, "{found:?}");
     ensure!(found.image.as_deref().is_some_and(|image| IMAGE.ends_with(image)), "{found:?}");
     ensure!(found.labels.get("tier").is_some_and(|tier| tier == "front"), "{found:?}");
+    ensure!(!found.labels.contains_key("proxy.users"), "nobody asked for it: {found:?}");
     ensure!(found.cpu_limit_cores == Some(0.3), "{found:?}");
     ensure!(found.cgroup == format!("/docker/{}", container.id), "{found:?}");
     ensure!(resolver.is_populated(&found.key));

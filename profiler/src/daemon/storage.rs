@@ -101,14 +101,14 @@ pub struct Storage {
 
 impl Storage {
     /// Makes the directory if need be and reads into `history` what is there and not too old. What cannot be read is counted
-    /// and moved out of the way. An error if the directory is not this user's alone to write to.
+    /// and moved out of the way. An error if the directory is another user's.
     pub fn open(path: &Path, history: &mut History) -> io::Result<Self> {
         let counters = Arc::new(StorageCounters::default());
         if let Err(error) = make_directory(path) {
             // The history in memory is worth having all the same.
             counters.fail("make the directory", path, &error);
         }
-        refuse_foreign_directory(path)?;
+        close_directory(path)?;
         let files = load(path, history, &counters);
         let (orders, inbox) = bounded(QUEUE);
         let of_thread = Arc::clone(&counters);
@@ -175,21 +175,29 @@ fn make_directory(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(PRIVATE_DIRECTORY).create(path)
 }
 
-/// An error unless the directory is this user's and nobody else may write to it; makes it theirs alone to read.
-fn refuse_foreign_directory(path: &Path) -> io::Result<()> {
+/// An error unless the directory is this user's; makes it theirs alone. What others may have put there before is told by
+/// its owner and mode ([`open_own`]).
+fn close_directory(path: &Path) -> io::Result<()> {
     let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
     let own = rustix::process::geteuid().as_raw();
-    let wrong = if metadata.uid() != own {
-        format!("it belongs to user {}, and this program runs as user {own}", metadata.uid())
-    } else if metadata.mode() & OTHERS_MAY_WRITE != 0 {
-        format!("others may write to it (mode {:o})", metadata.mode() & 0o7777)
-    } else {
-        return fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE_DIRECTORY));
-    };
-    let path = path.display();
-    let text =
-        format!("{path} is not used: {wrong}; `chown {own} {path}` and `chmod 700 {path}`, or name another directory");
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+    let path_shown = path.display();
+    if metadata.uid() != own {
+        let owner = metadata.uid();
+        let text = format!(
+            "{path_shown} is not used: it belongs to user {owner}, and this program runs as user {own}; \
+             `chown {own} {path_shown}`, or name another directory"
+        );
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    if metadata.mode() & OTHERS_MAY_WRITE != 0 {
+        let mode = metadata.mode() & 0o7777;
+        tracing::warn!("history on disk: others could write to {path_shown} (mode {mode:o}); it is closed to them now");
+    }
+    if metadata.mode() & 0o7777 == PRIVATE_DIRECTORY {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE_DIRECTORY))
+        .map_err(|error| io::Error::new(error.kind(), format!("{path_shown} cannot be closed to others: {error}")))
 }
 
 /// Opens a recording that this user wrote, and nobody else can have written since.
@@ -365,18 +373,17 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_may_write_to_is_refused_with_what_to_do() {
+    fn a_directory_of_another_user_is_refused_with_what_to_do_and_ones_own_is_closed() {
         let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
-        for wrong in [0o770, 0o777, 0o1777] {
-            set_mode(directory.path(), wrong);
-            let error = Storage::open(directory.path(), &mut history()).err().map(|error| error.to_string());
-            assert!(error.is_some_and(|error| error.contains("chmod 700")), "{wrong:o}");
+        for wide in [0o770, 0o777, 0o1777] {
+            set_mode(directory.path(), wide);
+            drop(open(directory.path(), &mut history()));
+            assert_eq!(mode(directory.path()), 0o700, "{wide:o}");
         }
-        set_mode(directory.path(), 0o700);
         // Only root can give it away.
         if std::os::unix::fs::chown(directory.path(), Some(12_345), None).is_ok() {
             let error = Storage::open(directory.path(), &mut history()).err().map(|error| error.to_string());
-            assert!(error.is_some_and(|error| error.contains("user 12345")));
+            assert!(error.is_some_and(|error| error.contains("user 12345") && error.contains("chown")));
         }
     }
 
