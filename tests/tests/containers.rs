@@ -187,6 +187,35 @@ fn equal_names_in_two_runtimes_stay_apart() -> anyhow::Result<()> {
 }
 
 #[test]
+fn a_users_cgroup_that_bears_a_containers_id_is_neither_that_container_nor_called_like_it() -> anyhow::Result<()> {
+    require!(DOCKER[0], DOCKER[1], DOCKER[2], DOCKER[3]);
+    let docker = Docker::shared()?;
+    let container = docker.run(&sleeper("victim"))?;
+    let mut resolver = resolver(&[docker.socket()], StateRoots::none())?;
+    let root = resolver.hierarchy().root.clone();
+    let manager = cgroup::directory(&root, &format!("/user.slice/user@{}.service", std::process::id()));
+    let claim = manager.join(format!("app.slice/docker-{}.scope", container.id));
+    fs::create_dir_all(&claim)?;
+    let outcome = (|| -> anyhow::Result<()> {
+        for directory in [&manager, &manager.join("app.slice"), &claim] {
+            std::os::unix::fs::chown(directory, Some(1000), Some(1000))?;
+        }
+        let path = format!("/{}", claim.strip_prefix(&root)?.display());
+        let id = cgroup::id_of(&root, &path).context("the cgroup is gone")?;
+        ensure!(resolver.cgroup_created(id, Some(&path)) != Some(key(&container.id)), "it counts as the container");
+        ensure!(described(&mut resolver, &container.id).name == "victim");
+        let own = resolver.container_of(id);
+        let found = resolver.describe(&own);
+        ensure!(!found.name.contains("victim") && found.id.is_empty() && found.image.is_none(), "{found:?}");
+        Ok(())
+    })();
+    for directory in [&claim, &manager.join("app.slice"), &manager] {
+        fs::remove_dir(directory)?;
+    }
+    outcome
+}
+
+#[test]
 fn a_process_that_is_moved_after_its_fork_is_found_where_it_is_now() -> anyhow::Result<()> {
     require!(DOCKER[0], DOCKER[1], DOCKER[2], DOCKER[3]);
     let docker = Docker::shared()?;

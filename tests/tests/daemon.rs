@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -282,6 +283,33 @@ fn a_wrong_configuration_is_refused_while_running_and_the_old_one_stays() -> Res
 }
 
 #[test]
+fn no_secret_of_a_wrong_configuration_leaves_it() -> Result<()> {
+    let Some(_kernel) = kernel()? else { return Ok(()) };
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("profiler.yml");
+    let good = "push:\n  interval: 1m\n  otlp:\n    url: http://127.0.0.1:9/s3cr3t-path\n    headers:\n      X-Token: s3cr3t\n";
+    fs::write(&file, good)?;
+    let daemon = Daemon::start(["--config.file".as_ref(), file.as_os_str()])?;
+    for (slip, said) in [
+        ("    label: {a: b}\n", "line 7: push.otlp.label: "),
+        ("    basic_auth: s3cr3t\n", "line 7: push.otlp.basic_auth: "),
+        ("history:\n  max_bytes: s3cr3t\n", "line 8: history.max_bytes: "),
+        ("containers: {runtime_sockets: ['tcp://me:s3cr3t@host']}\n", "containers.runtime_sockets"),
+    ] {
+        fs::write(&file, format!("{good}{slip}"))?;
+        let refused = daemon.ask("POST /-/reload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        ensure!(refused.status == 400 && refused.text().contains(said), "{slip}: {}", refused.text());
+        let status = daemon.get("/api/v1/status")?.json()?;
+        ensure!(status["config"]["last_error"].as_str().is_some_and(|error| error.contains(said)), "{slip}: {status}");
+        daemon.says(said)?;
+        for (place, text) in [("answer", refused.text()), ("status", status.to_string()), ("log", daemon.log())] {
+            ensure!(!text.contains("s3cr3t"), "{slip}: in the {place}: {text}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn history_survives_a_restart_and_corrupt_files_do_no_harm() -> Result<()> {
     let Some(_kernel) = kernel()? else { return Ok(()) };
     let directory = tempfile::tempdir()?;
@@ -307,6 +335,11 @@ fn history_survives_a_restart_and_corrupt_files_do_no_harm() -> Result<()> {
     let storage = daemon.get("/api/v1/status")?.json()?["history"]["storage"].clone();
     ensure!(storage["loaded"].as_u64() >= Some(3) && storage["corrupt"].as_u64() == Some(1), "{storage}");
     ensure!(daemon.get("/api/v1/report?from=-10m")?.status == 200, "the old windows cannot be asked for");
+    for entry in fs::read_dir(directory.path())?.flatten() {
+        let mode = entry.metadata()?.permissions().mode() & 0o777;
+        let foreign = entry.path().extension().is_some_and(|kind| kind == "corrupt");
+        ensure!(foreign || mode == 0o600, "{} has mode {mode:o}", entry.path().display());
+    }
     Ok(())
 }
 

@@ -141,11 +141,14 @@ fn a_full_disk_costs_windows_on_disk_and_nothing_else() -> Result<()> {
     ensure!(daemon.get("/api/v1/report?from=-1m")?.status == 200, "the history in memory is gone");
     let left: Vec<PathBuf> = fs::read_dir(disk.0.path())?.flatten().map(|entry| entry.path()).collect();
     ensure!(left == [filler.clone()], "half a window is left: {left:?}");
+    let said = |daemon: &Daemon| daemon.log().lines().filter(|line| line.contains("history on disk: cannot")).count();
+    ensure!(said(&daemon) == 1, "a disk that stays full is said again and again: {}", daemon.log());
     // Room again: from now on windows are written.
     fs::remove_file(&filler)?;
     Command::new("mount").args(["-o", "remount,size=64m"]).arg(disk.0.path()).status()?;
     let written = |answer: &Answer| answer.json().ok()?["history"]["storage"]["written"].as_u64();
     daemon.until("/api/v1/status", |answer| written(answer).filter(|written| *written >= 2))?;
+    daemon.says("windows are written again")?;
     ensure!(daemon.end()?.success(), "it does not end well");
     Ok(())
 }
