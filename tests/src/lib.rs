@@ -12,12 +12,14 @@
 //! - [`software`]: what distributions ship, under load
 //! - [`stacks`]: how whole, named and right its stacks are
 //! - [`oracle`]: stacks walked a second time by somebody else's code
+//! - [`hung`]: a file system that stops answering
 //! - [`figures`]: is one figure close enough to another
 
 pub mod cgroup;
 pub mod containers;
 pub mod daemon;
 pub mod figures;
+pub mod hung;
 pub mod observation;
 pub mod oracle;
 pub mod pprof;

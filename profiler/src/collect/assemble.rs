@@ -169,6 +169,11 @@ impl Collection {
         profile.coverage = self.coverage();
         let events_lost = self.tracker.call(ProcessTable::take_events_lost)?;
         add_loss(&mut profile.coverage.other_losses, "process_events_lost", events_lost);
+        let unheard = self.tracker.call(ProcessTable::take_unheard)?;
+        for (reason, n) in [("foreign_files_unanswered", unheard.requests), ("processes_unanswered", unheard.processes)]
+        {
+            add_loss(&mut profile.coverage.other_losses, reason, n);
+        }
         if let Some(unwinder) = self.tracker.call(ProcessTable::take_unwinder_counters)? {
             tracing::debug!("unwind tables: {} built, {} rows", unwinder.built, unwinder.rows);
             for (reason, n) in [

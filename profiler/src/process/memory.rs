@@ -4,6 +4,7 @@
 use profiler_ebpf::unwind::{Memory, Rule, Stop, Tables, USER_FRAMES, Walk, walk::walk_all};
 
 use super::Pid;
+use super::foreign::{ForeignFiles, Patience, Subject, Urgency};
 
 /// Bytes of stack read at once: most stacks end inside.
 const WINDOW: usize = 16 * 1024;
@@ -38,8 +39,8 @@ pub trait StackMemory {
 }
 
 /// Walks the user stack of a thread that is blocked, by tables.
-pub fn walk_thread(pid: Pid, registers: Registers, tables: &mut impl Tables) -> UserStack {
-    walk_stack(&mut ProcessMemory(pid), registers, tables)
+pub fn walk_thread(files: &ForeignFiles, pid: Pid, registers: Registers, tables: &mut impl Tables) -> UserStack {
+    walk_stack(&mut ProcessMemory { pid, files, subject: files.memory_of(pid) }, registers, tables)
 }
 
 /// Walks a stack in any memory, by tables.
@@ -102,37 +103,47 @@ impl<M> StackWindow<'_, M> {
     }
 }
 
-/// Another process's memory, read page by page up to the first that is not there.
-struct ProcessMemory(Pid);
+/// Another process's memory. What is mapped there may be a file that nobody gives any more, and the address space may be locked.
+struct ProcessMemory<'files> {
+    pid: Pid,
+    files: &'files ForeignFiles,
+    subject: Subject,
+}
 
-impl StackMemory for ProcessMemory {
+impl StackMemory for ProcessMemory<'_> {
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> usize {
-        // A transfer stops short only at the border of an entry: one entry a page, so that what lies before an unmapped page
-        // is still read.
-        const PAGE: u64 = 4096;
-        let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-        let mut remote = Vec::with_capacity(bytes.len() / PAGE as usize + 2);
-        let (mut at, mut left) = (address, bytes.len() as u64);
-        while left > 0 {
-            let length = (PAGE - at % PAGE).min(left);
-            remote.push(libc::iovec { iov_base: at as *mut libc::c_void, iov_len: length as usize });
-            let Some(next) = at.checked_add(length) else { break };
-            (at, left) = (next, left - length);
-        }
-        // SAFETY: `local` describes `bytes`, which outlives the call and is written only inside its length; the remote
-        // addresses are checked by the kernel and never dereferenced here.
-        let read = unsafe {
-            libc::process_vm_readv(
-                self.0.0 as libc::pid_t,
-                &raw const local,
-                1,
-                remote.as_ptr(),
-                remote.len() as u64,
-                0,
-            )
+        let (pid, mut buffer) = (self.pid, vec![0; bytes.len()]);
+        let read = move || {
+            let length = read_memory(pid, address, &mut buffer);
+            buffer.truncate(length);
+            buffer
         };
-        usize::try_from(read).unwrap_or(0)
+        let read = self.files.ask(&self.subject, Patience::Moment, Urgency::Now, read).unwrap_or_default();
+        bytes[..read.len()].copy_from_slice(&read);
+        read.len()
     }
+}
+
+/// Reads page by page up to the first that is not there.
+fn read_memory(Pid(pid): Pid, address: u64, bytes: &mut [u8]) -> usize {
+    // A transfer stops short only at the border of an entry: one entry a page, so that what lies before an unmapped page
+    // is still read.
+    const PAGE: u64 = 4096;
+    let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let mut remote = Vec::with_capacity(bytes.len() / PAGE as usize + 2);
+    let (mut at, mut left) = (address, bytes.len() as u64);
+    while left > 0 {
+        let length = (PAGE - at % PAGE).min(left);
+        remote.push(libc::iovec { iov_base: at as *mut libc::c_void, iov_len: length as usize });
+        let Some(next) = at.checked_add(length) else { break };
+        (at, left) = (next, left - length);
+    }
+    // SAFETY: `local` describes `bytes`, which outlives the call and is written only inside its length; the remote
+    // addresses are checked by the kernel and never dereferenced here.
+    let read = unsafe {
+        libc::process_vm_readv(pid as libc::pid_t, &raw const local, 1, remote.as_ptr(), remote.len() as u64, 0)
+    };
+    usize::try_from(read).unwrap_or(0)
 }
 
 #[cfg(test)]

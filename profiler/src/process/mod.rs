@@ -15,6 +15,7 @@
 //! that was mapped open, so that what a [`Location`] says holds after the process is gone and the file is deleted or
 //! replaced.
 
+mod foreign;
 mod mappings;
 mod memory;
 mod module;
@@ -28,6 +29,7 @@ mod walk;
 
 use std::sync::Arc;
 
+pub use foreign::{Dependency, ForeignFile, ForeignFiles, Patience, ReadError, Subject, Unanswered, Unheard, Urgency};
 pub use mappings::{Mapping, MappingKind, MappingLine, Mappings, parse_line};
 pub use memory::{FramePointers, Registers, StackMemory, UserStack, walk_stack, walk_thread};
 pub(crate) use module::open_regular;

@@ -8,14 +8,16 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use rustc_hash::FxHashMap;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, major, minor, open, openat2, stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstatfs, open, openat2, stat, statx};
 
 use super::Pid;
+use super::foreign::{Dependency, ForeignFile, ForeignFiles, Patience, Subject, Urgency};
 
 /// Looks, one a minute or so, in which a file is found to be mapped by nobody before it is closed.
 const IDLE_LOOKS: u8 = 3;
@@ -46,13 +48,17 @@ impl FileIdentity {
     }
 
     pub(super) fn of(file: &OwnedFd) -> Option<Self> {
-        let status = fstat(file).ok()?;
-        (FileType::from_raw_mode(status.st_mode) == FileType::RegularFile).then(|| Self {
-            major: major(status.st_dev),
-            minor: minor(status.st_dev),
-            inode: status.st_ino,
-        })
+        status_of(file).map(|(identity, _)| identity)
     }
+}
+
+/// Which regular file it is, and its length: as far as the kernel knows without asking the server of a file system.
+fn status_of(file: &OwnedFd) -> Option<(FileIdentity, u64)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let status = statx(file, "", flags, StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE).ok()?;
+    let is_file = FileType::from_raw_mode(status.stx_mode.into()) == FileType::RegularFile;
+    let identity = FileIdentity { major: status.stx_dev_major, minor: status.stx_dev_minor, inode: status.stx_ino };
+    is_file.then_some((identity, status.stx_size))
 }
 
 /// A file that is mapped for execution.
@@ -61,9 +67,18 @@ pub struct Module {
     id: ModuleId,
     name: Box<str>,
     path: Box<OsStr>,
-    file: Option<File>,
-    root: Option<Arc<OwnedFd>>,
+    file: Option<Arc<ForeignFile>>,
+    root: Option<Root>,
+    is_program: bool,
+    is_unanswered: bool,
     open_files: Arc<AtomicUsize>,
+}
+
+/// A container's root directory.
+#[derive(Debug, Clone)]
+struct Root {
+    directory: Arc<OwnedFd>,
+    subject: Subject,
 }
 
 impl Module {
@@ -84,12 +99,27 @@ impl Module {
 
     /// The root directory of the process that mapped it, if it is another than ours: a container's.
     pub fn root(&self) -> Option<BorrowedFd<'_>> {
-        self.root.as_ref().map(|root| root.as_fd())
+        self.root.as_ref().map(|root| root.directory.as_fd())
+    }
+
+    /// What looking for files below that root depends on.
+    pub fn root_subject(&self) -> Option<&Subject> {
+        self.root.as_ref().map(|root| &root.subject)
     }
 
     /// The file that was mapped; `None` if it could not be opened (counted in [`ModuleCounters`]).
-    pub fn file(&self) -> Option<&File> {
+    pub fn file(&self) -> Option<&Arc<ForeignFile>> {
         self.file.as_ref()
+    }
+
+    /// Whether there is no file because nobody answered.
+    pub fn is_unanswered(&self) -> bool {
+        self.is_unanswered
+    }
+
+    /// Whether a file in memory only (`memfd_create`) holds a program, as all others are taken to.
+    pub(super) fn is_program(&self) -> bool {
+        self.is_program
     }
 }
 
@@ -114,6 +144,8 @@ pub struct ModuleCounters {
     pub over_limit: u64,
     /// Files closed to stay inside the limit.
     pub evicted: u64,
+    /// Files not opened because there was no answer.
+    pub unanswered: u64,
 }
 
 /// A module, and how long it has been of use.
@@ -144,6 +176,16 @@ pub struct Modules {
     next_id: u32,
     clock: u64,
     counters: ModuleCounters,
+    foreign: ForeignFiles,
+}
+
+/// A mapped file that was found.
+struct Found {
+    there: OwnedFd,
+    bytes: u64,
+    is_program: bool,
+    /// The root of the process, with what it is known by, if it is not ours.
+    root: Option<(OwnedFd, (u64, u64))>,
 }
 
 impl Modules {
@@ -157,7 +199,13 @@ impl Modules {
             next_id: 0,
             clock: 0,
             counters: ModuleCounters::default(),
+            foreign: ForeignFiles::default(),
         }
+    }
+
+    /// By whom files are opened.
+    pub fn foreign(&self) -> &ForeignFiles {
+        &self.foreign
     }
 
     /// 4096, or what the limit on open files leaves after 256 for everything else.
@@ -188,21 +236,26 @@ impl Modules {
             }
         }
         let mut opened = None;
+        let mut is_unanswered = false;
         if self.make_room_for_one() {
-            opened = self.open_mapped(file, path, range, roots);
-            match &opened {
-                Some(_) => self.counters.opened += 1,
-                None => self.counters.unopened += 1,
+            match self.open_mapped(file, path, range, roots) {
+                Ok(found) => opened = found,
+                Err(()) => is_unanswered = true,
+            }
+            match (&opened, is_unanswered) {
+                (Some(_), _) => self.counters.opened += 1,
+                (None, false) => self.counters.unopened += 1,
+                (None, true) => self.counters.unanswered += 1,
             }
         }
         // A module without a file is named for display only; another process may still open it later.
         if opened.is_none()
             && let Some(kept) = self.by_file.get(&key)
+            && kept.module.is_unanswered == is_unanswered
         {
             return kept.module.clone();
         }
-        let root = opened.as_ref().and_then(|_| self.root(roots));
-        let module = self.add(key.1.clone(), path, opened, root);
+        let module = self.add(key.1.clone(), path, opened, is_unanswered);
         self.by_file.insert(key, Kept { module: module.clone(), used: self.clock, idle: 0 });
         module
     }
@@ -222,33 +275,35 @@ impl Modules {
         });
     }
 
-    fn add(&mut self, name: Box<str>, path: &OsStr, file: Option<OwnedFd>, root: Option<Arc<OwnedFd>>) -> Arc<Module> {
+    fn add(
+        &mut self,
+        name: Box<str>,
+        path: &OsStr,
+        opened: Option<(Found, Subject, Subject)>,
+        is_unanswered: bool,
+    ) -> Arc<Module> {
         let id = ModuleId(self.next_id);
         self.next_id += 1;
-        if file.is_some() {
+        let (mut file, mut root, mut is_program) = (None, None, !is_memory_file(path));
+        if let Some((found, subject, root_subject)) = opened {
             self.open_files.fetch_add(1, Ordering::Relaxed);
+            is_program = found.is_program;
+            root = found.root.map(|root| Root { directory: self.shared_root(root), subject: root_subject });
+            file = Some(Arc::new(ForeignFile::new(found.there, found.bytes, subject, self.foreign.clone())));
         }
-        let (path, file) = (without_deleted(path).into(), file.map(File::from));
-        Arc::new(Module { id, name, path, file, root, open_files: self.open_files.clone() })
+        let (path, open_files) = (without_deleted(path).into(), self.open_files.clone());
+        Arc::new(Module { id, name, path, file, root, is_program, is_unanswered, open_files })
     }
 
-    /// The root of the first of these processes that still lives, unless it is ours. One descriptor a container.
-    fn root(&mut self, processes: &[Pid]) -> Option<Arc<OwnedFd>> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root =
-            processes.iter().find_map(|Pid(pid)| open(format!("/proc/{pid}/root"), flags, Mode::empty()).ok())?;
-        let (status, ours) = (fstat(&root).ok()?, stat("/").ok()?);
-        let key = (status.st_dev, status.st_ino);
-        if key == (ours.st_dev, ours.st_ino) {
-            return None;
-        }
+    /// One descriptor a container.
+    fn shared_root(&mut self, (root, key): (OwnedFd, (u64, u64))) -> Arc<OwnedFd> {
         if let Some(known) = self.roots.get(&key).and_then(Weak::upgrade) {
-            return Some(known);
+            return known;
         }
         self.roots.retain(|_, root| root.strong_count() > 0);
         let root = Arc::new(root);
         self.roots.insert(key, Arc::downgrade(&root));
-        Some(root)
+        root
     }
 
     /// Closes the file used longest ago that nobody else holds, if the limit is reached.
@@ -267,39 +322,78 @@ impl Modules {
         false
     }
 
-    /// `map_files` leads to the mapped file itself, deleted or not. A path may lead elsewhere by now, so there device
-    /// and inode must agree.
+    /// Finds the mapped file, with what reading it and looking below its root depend on. An error if nobody answered.
     fn open_mapped(
         &mut self,
         wanted: FileIdentity,
         path: &OsStr,
-        (start, end): (u64, u64),
+        range: (u64, u64),
         roots: &[Pid],
-    ) -> Option<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        if let Some(Pid(pid)) = roots.first()
-            && let Ok(file) = open(format!("/proc/{pid}/map_files/{start:x}-{end:x}"), flags, Mode::empty())
-            && let Some(found) = FileIdentity::of(&file)
-        {
-            // The same address range may hold another file by now.
-            if found.is(wanted, &file) {
-                return Some(file);
-            }
-        }
-        let mut replaced = false;
-        for root in roots {
-            if let Some(file) = open_in_root(*root, path, flags)
-                && let Some(found) = FileIdentity::of(&file)
-            {
-                if found.is(wanted, &file) {
-                    return Some(file);
-                }
-                replaced = true;
-            }
-        }
-        self.counters.replaced += u64::from(replaced);
-        None
+    ) -> Result<Option<(Found, Subject, Subject)>, ()> {
+        let Some(first) = roots.first() else { return Ok(None) };
+        let root_subject = self.foreign.root_of(*first);
+        let subject = root_subject.with(Dependency::Device(wanted.major, wanted.minor));
+        let (path, roots) = (path.to_owned(), roots.to_vec());
+        let find = move || find_mapped(wanted, &path, range, &roots);
+        let found = self.foreign.ask(&subject, Patience::Moment, Urgency::Now, find);
+        let (found, is_replaced) = found.map_err(drop)?;
+        self.counters.replaced += u64::from(is_replaced);
+        Ok(found.map(|found| (found, subject, root_subject)))
     }
+}
+
+/// `map_files` leads to the mapped file itself, deleted or not. A path may lead elsewhere by now, so there device and inode must
+/// agree. Also whether another file was found in its stead.
+fn find_mapped(wanted: FileIdentity, path: &OsStr, (start, end): (u64, u64), roots: &[Pid]) -> (Option<Found>, bool) {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    if let Some(Pid(pid)) = roots.first()
+        && let Ok(file) = open(format!("/proc/{pid}/map_files/{start:x}-{end:x}"), flags, Mode::empty())
+        && let Some((found, bytes)) = status_of(&file)
+        // The same address range may hold another file by now.
+        && found.is(wanted, &file)
+    {
+        return (Some(Found::new(file, bytes, path, roots)), false);
+    }
+    let mut is_replaced = false;
+    for root in roots {
+        if let Some(file) = open_in_root(*root, path, flags)
+            && let Some((found, bytes)) = status_of(&file)
+        {
+            if found.is(wanted, &file) {
+                return (Some(Found::new(file, bytes, path, roots)), false);
+            }
+            is_replaced = true;
+        }
+    }
+    (None, is_replaced)
+}
+
+impl Found {
+    fn new(there: OwnedFd, bytes: u64, path: &OsStr, roots: &[Pid]) -> Self {
+        let is_program = !is_memory_file(path) || is_elf(&there);
+        Self { there, bytes, is_program, root: foreign_root(roots) }
+    }
+}
+
+/// The root of the first of these processes that still lives, unless it is ours.
+fn foreign_root(processes: &[Pid]) -> Option<(OwnedFd, (u64, u64))> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = processes.iter().find_map(|Pid(pid)| open(format!("/proc/{pid}/root"), flags, Mode::empty()).ok())?;
+    let at = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let status = statx(&root, "", at, StatxFlags::INO).ok()?;
+    let key = (rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor), status.stx_ino);
+    let ours = stat("/").ok()?;
+    (key != (ours.st_dev, ours.st_ino)).then_some((root, key))
+}
+
+/// Runtimes map the code they make through a memfd, too.
+fn is_memory_file(path: &OsStr) -> bool {
+    path.as_bytes().starts_with(b"/memfd:")
+}
+
+fn is_elf(there: &OwnedFd) -> bool {
+    let mut magic = [0; 4];
+    reopen(there).is_some_and(|file| File::from(file).read_exact_at(&mut magic, 0).is_ok()) && magic == *b"\x7fELF"
 }
 
 /// Opens a path as the process sees it. Links inside a container are resolved inside its root, never in ours.
@@ -346,7 +440,11 @@ mod tests {
 
     fn identity(path: &Path) -> FileIdentity {
         let status = std::fs::metadata(path).unwrap();
-        FileIdentity { major: major(status.dev()), minor: minor(status.dev()), inode: status.ino() }
+        FileIdentity {
+            major: rustix::fs::major(status.dev()),
+            minor: rustix::fs::minor(status.dev()),
+            inode: status.ino(),
+        }
     }
 
     fn me() -> Pid {

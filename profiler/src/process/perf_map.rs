@@ -9,13 +9,14 @@
 //! process with the same id stays behind, since runtimes do not remove it).
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FileType, OFlags, fstat};
 
-use super::module::{FileIdentity, open_in_root, reopen};
+use super::foreign::{ForeignFile, ForeignFiles, Patience, Subject, Urgency};
+use super::module::{FileIdentity, open_in_root};
 use super::{Pid, monotonic_ns};
 
 /// Files kept of one process: agents may write anew under the same name.
@@ -27,11 +28,11 @@ const ANCESTRY_MAX: u8 = 8;
 /// A file's time of change is that of the last timer tick.
 const CLOCK_TOLERANCE_NS: u64 = 1_000_000_000;
 
-/// One such file, open.
+/// One such file.
 #[derive(Debug)]
 pub struct PerfMapFile {
     id: u32,
-    file: File,
+    file: Arc<ForeignFile>,
     identity: FileIdentity,
 }
 
@@ -42,7 +43,7 @@ impl PerfMapFile {
     }
 
     /// The file.
-    pub fn file(&self) -> &File {
+    pub fn file(&self) -> &Arc<ForeignFile> {
         &self.file
     }
 }
@@ -79,19 +80,19 @@ impl PerfMaps {
         !self.own().is_empty()
     }
 
-    /// Looks for the file of a living process; `next_id` counts files. Whether there is one that is new.
-    pub(super) fn look(&self, pid: Pid, start_ns: u64, next_id: &mut u32) -> Result<bool, PerfMapRefusal> {
-        let (file, identity) = open_perf_map(pid, start_ns)?;
+    /// Takes in what was found of a living process; `next_id` counts files. Whether it is new.
+    pub(super) fn take_in(&self, found: FoundPerfMap, next_id: &mut u32) -> bool {
+        let FoundPerfMap { file, identity } = found;
         let mut own = self.own();
         if own.last().is_some_and(|newest| newest.identity == identity) {
-            return Ok(false);
+            return false;
         }
         if own.len() == FILES_MAX {
             own.remove(0);
         }
-        own.push(Arc::new(PerfMapFile { id: *next_id, file, identity }));
+        own.push(Arc::new(PerfMapFile { id: *next_id, file: Arc::new(file), identity }));
         *next_id = next_id.wrapping_add(1);
-        Ok(true)
+        true
     }
 
     fn own(&self) -> std::sync::MutexGuard<'_, Vec<Arc<PerfMapFile>>> {
@@ -118,6 +119,48 @@ pub enum PerfMapRefusal {
     /// It was last written before the process began.
     #[error("it is older than the process: left behind by another with the same id")]
     Stale,
+    /// Nobody says: the file system does not answer.
+    #[error("its file system does not answer")]
+    Unanswered,
+}
+
+/// A perf map that was found.
+#[derive(Debug)]
+pub(super) struct FoundPerfMap {
+    file: ForeignFile,
+    identity: FileIdentity,
+}
+
+/// Looks for the perf maps of living processes, given with the times they began. Those that see the same files are asked for
+/// together.
+pub(super) fn find_perf_maps(
+    files: &ForeignFiles,
+    processes: &[(Pid, u64)],
+) -> Vec<(Pid, Result<FoundPerfMap, PerfMapRefusal>)> {
+    let mut by_root: Vec<(Subject, Vec<(Pid, u64)>)> = Vec::new();
+    for (pid, start_ns) in processes {
+        let subject = files.root_of(*pid);
+        match by_root.iter_mut().find(|(other, _)| other.on == subject.on) {
+            Some((_, same)) => same.push((*pid, *start_ns)),
+            None => by_root.push((subject, vec![(*pid, *start_ns)])),
+        }
+    }
+    let mut found = Vec::with_capacity(processes.len());
+    for (subject, same) in by_root {
+        let wanted = same.clone();
+        let look = move || {
+            let open = |(pid, start_ns)| (pid, open_perf_map(pid, start_ns));
+            same.into_iter().map(open).collect::<Vec<_>>()
+        };
+        match files.ask(&subject, Patience::Moment, Urgency::Now, look) {
+            Ok(opened) => found.extend(opened.into_iter().map(|(pid, opened)| {
+                let file = |there| ForeignFile::new(there, 0, subject.clone(), files.clone());
+                (pid, opened.map(|(there, identity)| FoundPerfMap { file: file(there), identity }))
+            })),
+            Err(_) => found.extend(wanted.into_iter().map(|(pid, _)| (pid, Err(PerfMapRefusal::Unanswered)))),
+        }
+    }
+    found
 }
 
 /// The path of a process's perf map, as the process itself sees it; `None` if the process is gone.
@@ -125,10 +168,10 @@ pub fn perf_map_path(pid: Pid) -> Option<String> {
     Some(format!("/tmp/perf-{}.map", Status::read(pid)?.pid_in_namespace))
 }
 
-fn open_perf_map(pid: Pid, start_ns: u64) -> Result<(File, FileIdentity), PerfMapRefusal> {
+fn open_perf_map(pid: Pid, start_ns: u64) -> Result<(OwnedFd, FileIdentity), PerfMapRefusal> {
     let status = Status::read(pid).ok_or(PerfMapRefusal::ProcessGone)?;
     let path = format!("/tmp/perf-{}.map", status.pid_in_namespace);
-    // Looked at before it is opened: opening a device or a FIFO may do something.
+    // Looked at only, since opening a device or a FIFO may do something.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let there = open_in_root(pid, OsStr::new(&path), flags).ok_or(PerfMapRefusal::Missing)?;
     let metadata = fstat(&there).map_err(|_| PerfMapRefusal::Missing)?;
@@ -138,14 +181,12 @@ fn open_perf_map(pid: Pid, start_ns: u64) -> Result<(File, FileIdentity), PerfMa
     if metadata.st_uid != 0 && metadata.st_uid != status.user {
         return Err(PerfMapRefusal::ForeignOwner(metadata.st_uid));
     }
-    let file = File::from(reopen(&there).ok_or(PerfMapRefusal::Missing)?);
-    let written = file.metadata().map_err(|_| PerfMapRefusal::Missing)?;
-    let written_ns = written.mtime().max(0).cast_unsigned() * 1_000_000_000 + written.mtime_nsec().cast_unsigned();
+    let written_ns = metadata.st_mtime.max(0).cast_unsigned() * 1_000_000_000 + metadata.st_mtime_nsec;
     if written_ns + CLOCK_TOLERANCE_NS < real_time_ns(start_ns) {
         return Err(PerfMapRefusal::Stale);
     }
     let identity = FileIdentity::of(&there).ok_or(PerfMapRefusal::NotAFile)?;
-    Ok((file, identity))
+    Ok((there, identity))
 }
 
 /// A time of the monotonic clock by the clock of the file system.
@@ -190,30 +231,35 @@ mod tests {
         let path = perf_map_path(me).ok_or("no path")?;
         let (maps, mut next_id) = (Arc::new(PerfMaps::default()), 0);
         let began = monotonic_ns();
-        assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::Missing));
+        let files = ForeignFiles::default();
+        let mut look = || -> Result<bool, PerfMapRefusal> {
+            let (_, found) = find_perf_maps(&files, &[(me, began)]).pop().ok_or(PerfMapRefusal::ProcessGone)?;
+            Ok(maps.take_in(found?, &mut next_id))
+        };
+        assert_eq!(look(), Err(PerfMapRefusal::Missing));
         fs::write(&path, "1000 10 one\n")?;
-        assert_eq!(maps.look(me, began, &mut next_id), Ok(true));
-        assert_eq!(maps.look(me, began, &mut next_id), Ok(false), "the same file");
+        assert_eq!(look(), Ok(true));
+        assert_eq!(look(), Ok(false), "the same file");
         let now = std::time::SystemTime::now();
-        let set_written = |at| File::options().write(true).open(&path)?.set_modified(at);
+        let set_written = |at| fs::File::options().write(true).open(&path)?.set_modified(at);
         set_written(now - std::time::Duration::from_mins(1))?;
-        assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::Stale));
+        assert_eq!(look(), Err(PerfMapRefusal::Stale));
         set_written(now)?;
         let child = maps.inherited();
         assert!(!child.has_own());
         assert_eq!(child.files().iter().map(|file| file.id()).collect::<Vec<_>>(), [0], "code is inherited");
         fs::rename(&path, format!("{path}.old"))?;
         std::os::unix::fs::symlink(format!("{path}.old"), &path)?;
-        assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::NotAFile), "a link");
+        assert_eq!(look(), Err(PerfMapRefusal::NotAFile), "a link");
         fs::remove_file(&path)?;
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU)?;
-        assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::NotAFile), "a FIFO");
+        assert_eq!(look(), Err(PerfMapRefusal::NotAFile), "a FIFO");
         fs::remove_file(&path)?;
         fs::write(&path, "1000 10 anew\n")?;
-        assert_eq!(maps.look(me, began, &mut next_id), Ok(true), "another file");
+        assert_eq!(look(), Ok(true), "another file");
         assert_eq!(maps.files().iter().map(|file| file.id()).collect::<Vec<_>>(), [1, 0]);
         if std::os::unix::fs::chown(&path, Some(54321), None).is_ok() && rustix::process::geteuid().as_raw() != 54321 {
-            assert_eq!(maps.look(me, began, &mut next_id), Err(PerfMapRefusal::ForeignOwner(54321)));
+            assert_eq!(look(), Err(PerfMapRefusal::ForeignOwner(54321)));
         }
         fs::remove_file(&path)?;
         fs::remove_file(format!("{path}.old"))?;

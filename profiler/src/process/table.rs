@@ -3,15 +3,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::foreign::{ForeignFiles, Unheard};
 use super::mappings::{Mapping, MappingKind, Mappings, parse_line};
-use super::module::{FileIdentity, Module, ModuleCounters, Modules};
-use super::perf_map::{PerfMapFile, PerfMapRefusal, PerfMaps};
+use super::module::{FileIdentity, ModuleCounters, Modules};
+use super::perf_map::{PerfMapFile, PerfMapRefusal, PerfMaps, find_perf_maps};
 use super::sideband::{Event, What};
 use super::walk::{Ask, Unwinder, UnwinderCounters};
 use super::{
@@ -138,6 +137,9 @@ pub struct ProcessTable {
     changed: FxHashMap<Pid, Ask>,
     /// Processes that ended.
     ended: FxHashSet<Pid>,
+    /// Processes of whose mappings or files nobody told in time, and how many requests had returned when they were last asked for.
+    unanswered: FxHashSet<Pid>,
+    returned: u64,
 }
 
 impl ProcessTable {
@@ -154,6 +156,32 @@ impl ProcessTable {
             unwinder: None,
             changed: FxHashMap::default(),
             ended: FxHashSet::default(),
+            unanswered: FxHashSet::default(),
+            returned: 0,
+        }
+    }
+
+    /// By whom what belongs to processes is read.
+    pub fn foreign(&self) -> &ForeignFiles {
+        self.modules.foreign()
+    }
+
+    /// What was not answered since this was last asked.
+    pub fn take_unheard(&mut self) -> Unheard {
+        self.foreign().take_unheard()
+    }
+
+    /// Asks again for what nobody told in time, once something that did not answer does. To be called about once a second.
+    pub fn ask_again(&mut self) {
+        let returned = self.foreign().returned();
+        if std::mem::replace(&mut self.returned, returned) == returned {
+            return;
+        }
+        let now = monotonic_ns();
+        for pid in std::mem::take(&mut self.unanswered) {
+            if self.living(pid).is_some() {
+                self.read_maps(pid, now, Known::Replaced);
+            }
         }
     }
 
@@ -399,9 +427,7 @@ impl ProcessTable {
         let wanting =
             |lives: &&Vec<Life>| lives.last().is_some_and(|life| life.end_ns.is_none() && runs_anonymous(life));
         let wanting: Vec<Pid> = self.lives.iter().filter(|(_, lives)| wanting(lives)).map(|(pid, _)| *pid).collect();
-        for pid in wanting {
-            self.look_for_perf_map(pid, now);
-        }
+        self.look_for_perf_maps_of(&wanting, now);
     }
 
     /// What a living process has mapped for execution; nothing if it is gone.
@@ -415,7 +441,9 @@ impl ProcessTable {
     /// The perf map of a living process, or why there is none.
     pub fn perf_map(&mut self, pid: Pid) -> Result<Arc<PerfMapFile>, PerfMapRefusal> {
         let life = self.lives.get(&pid).and_then(|lives| lives.last()).ok_or(PerfMapRefusal::ProcessGone)?;
-        life.perf_maps.look(pid, life.start_ns, &mut self.next_perf_map)?;
+        let found = find_perf_maps(self.modules.foreign(), &[(pid, life.start_ns)]).pop();
+        let (_, found) = found.ok_or(PerfMapRefusal::ProcessGone)?;
+        life.perf_maps.take_in(found?, &mut self.next_perf_map);
         life.perf_maps.files().into_iter().next().ok_or(PerfMapRefusal::Missing)
     }
 
@@ -522,8 +550,8 @@ impl ProcessTable {
     /// Walks the stack of a thread that sleeps: by tables, or by frame pointers where there is no unwinder.
     pub fn walk_thread(&mut self, pid: Pid, registers: Registers) -> UserStack {
         match &self.unwinder {
-            Some(unwinder) => unwinder.walk(pid, registers),
-            None => walk_thread(pid, registers, &mut FramePointers),
+            Some(unwinder) => unwinder.walk(self.modules.foreign(), pid, registers),
+            None => walk_thread(self.modules.foreign(), pid, registers, &mut FramePointers),
         }
     }
 
@@ -628,11 +656,14 @@ impl ProcessTable {
 
     /// Adds what `/proc/PID/maps` says to the current image. What was unmapped meanwhile stays: samples may precede it.
     fn read_maps(&mut self, pid: Pid, now: u64, known: Known) -> bool {
-        let maps = fs::read(format!("/proc/{}/maps", pid.0));
+        let maps = self.foreign().read_proc(pid, "maps");
         if let Some(life) = self.living(pid) {
             life.read_ns = now;
         }
-        let Ok(maps) = maps else {
+        let Some(maps) = maps else {
+            if !self.foreign().may_ask(&self.foreign().memory_of(pid)) {
+                self.unanswered.insert(pid);
+            }
             self.counters.maps_unreadable += 1;
             return false;
         };
@@ -676,26 +707,37 @@ impl ProcessTable {
         }
         roots.push(Pid(std::process::id()));
         let module = self.modules.module(file, path, range, &roots);
+        if module.is_unanswered() {
+            self.unanswered.insert(pid);
+        }
         // Runtimes map the code they make through a memfd, too; one that holds a program is a program.
-        if path.as_bytes().starts_with(b"/memfd:") && !is_elf(&module) {
+        if !module.is_program() {
             return MappingKind::Anonymous;
         }
         MappingKind::Module(module)
     }
 
     fn look_for_perf_map(&mut self, pid: Pid, now: u64) {
-        let Some(life) = self.lives.get_mut(&pid).and_then(|lives| lives.last_mut()) else { return };
-        if life.end_ns.is_none() {
-            life.perf_map_tried_ns = now;
+        self.look_for_perf_maps_of(&[pid], now);
+    }
+
+    fn look_for_perf_maps_of(&mut self, pids: &[Pid], now: u64) {
+        let mut wanting = Vec::with_capacity(pids.len());
+        for pid in pids {
+            let life = self.lives.get_mut(pid).and_then(|lives| lives.last_mut());
+            if let Some(life) = life.filter(|life| life.end_ns.is_none()) {
+                life.perf_map_tried_ns = now;
+                wanting.push((*pid, life.start_ns));
+            }
+        }
+        for (pid, found) in find_perf_maps(self.modules.foreign(), &wanting) {
             // Most processes have none; whoever wants to know why asks `doctor`.
-            life.perf_maps.look(pid, life.start_ns, &mut self.next_perf_map).ok();
+            let Ok(found) = found else { continue };
+            if let Some(life) = self.lives.get(&pid).and_then(|lives| lives.last()) {
+                life.perf_maps.take_in(found, &mut self.next_perf_map);
+            }
         }
     }
-}
-
-fn is_elf(module: &Module) -> bool {
-    let mut magic = [0; 4];
-    module.file().is_some_and(|file| file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"\x7fELF")
 }
 
 fn read_stat(Pid(pid): Pid) -> Option<Stat> {

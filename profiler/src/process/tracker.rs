@@ -225,6 +225,7 @@ impl Worker {
             }
             if tidied.elapsed() >= HOUSEKEEPING {
                 (tidied, image_budget) = (Instant::now(), IMAGE_BUDGET);
+                self.table.ask_again();
                 self.table.look_for_perf_maps();
                 self.table.tidy_unwinder();
                 if let Some(sideband) = &mut self.sideband

@@ -1,12 +1,13 @@
 //! What a recording would find of a module's names. In: a module, or a perf map. Out: where names come from, and how many.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Unresolved;
 use super::elf::ElfCopy;
+use super::foreign::{gather, read};
 use super::perf_map::PerfMap;
-use super::user::{BinaryFile, DEBUG_ROOT, Origin, gather};
+use super::user::{DEBUG_ROOT, Origin, copy_options};
 use crate::process::{Module, PerfMapFile};
 
 /// What names a module.
@@ -27,13 +28,9 @@ pub struct Examined {
 }
 
 /// Looks at a module as a recording would.
-pub fn examine(module: &Module) -> Result<Examined, Unresolved> {
-    let file = module.file().ok_or(Unresolved::NoFile)?;
-    let source = BinaryFile { file, path: module.path(), root: module.root() };
-    // Other people's data, as in a recording.
-    let gathered = catch_unwind(AssertUnwindSafe(|| gather(source, true, Path::new(DEBUG_ROOT))));
-    let (copies, origin) = gathered.unwrap_or(Err(Unresolved::ParserFailed))?;
-    let own = copies.first().ok_or(Unresolved::ParserFailed)?;
+pub fn examine(module: &Arc<Module>) -> Result<Examined, Unresolved> {
+    let gathered = gather(module, copy_options(true), Path::new(DEBUG_ROOT))?;
+    let (copies, origin, own) = (&gathered.copies, gathered.origin, gathered.own());
     let all: u64 = copies.iter().map(ElfCopy::functions).sum();
     Ok(Examined {
         origin,
@@ -45,11 +42,14 @@ pub fn examine(module: &Module) -> Result<Examined, Unresolved> {
     })
 }
 
-/// Names in a perf map.
+/// Names in a perf map; none if it cannot be read.
 pub fn names_in(file: &PerfMapFile) -> usize {
-    let mut map = PerfMap::default();
-    map.refresh(file.file());
-    map.len()
+    let count = |file: &std::fs::File| {
+        let mut map = PerfMap::default();
+        map.refresh(file);
+        map.len()
+    };
+    read(file.file(), count).unwrap_or(0)
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {

@@ -25,6 +25,7 @@
 mod demangle;
 mod elf;
 mod examine;
+mod foreign;
 mod function_file;
 mod go_table;
 mod kernel;
@@ -229,6 +230,9 @@ pub enum Unresolved {
     /// Kernel addresses are hidden.
     #[error("kernel addresses are hidden")]
     KernelHidden,
+    /// The file system of the file, or of its separate symbols, does not answer.
+    #[error("the file system does not answer")]
+    Unanswered,
     /// The collection was told to end before the name was found.
     #[error("the collection was told to end before the name was found")]
     EndedFirst,
@@ -253,6 +257,7 @@ impl Unresolved {
             Self::NotInPerfMap => "not_in_perf_map",
             Self::PerfMapTooLarge => "perf_map_too_large",
             Self::KernelHidden => "kernel_hidden",
+            Self::Unanswered => "file_unanswered",
             Self::EndedFirst => "ended_first",
         }
     }

@@ -36,6 +36,16 @@ pub(crate) fn find(copy: &ElfCopy, places: Places<'_>, options: CopyOptions) -> 
         .or_else(|| roots.iter().find_map(|root| by_link(copy, *root, places, options)))
 }
 
+/// The same below one root alone.
+pub(crate) fn find_below(
+    copy: &ElfCopy,
+    root: Option<BorrowedFd<'_>>,
+    places: Places<'_>,
+    options: CopyOptions,
+) -> Option<ElfCopy> {
+    by_build_id(copy, root, places, options).or_else(|| by_link(copy, root, places, options))
+}
+
 fn by_build_id(
     copy: &ElfCopy,
     root: Option<BorrowedFd<'_>>,

@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::*;
 use crate::process::testing::{LANDMARK, Probe, TestResult, compile, run, skip};
 use crate::process::{
-    FramePointers, Leaf, Pid, ProcessTable, Registers, Tracker, TrackerOptions, kernel_locations, walk_thread,
+    ForeignFiles, FramePointers, Leaf, Pid, ProcessTable, Registers, Tracker, TrackerOptions, kernel_locations,
+    walk_thread,
 };
 
 fn name_of(symbolizer: &Symbolizer, location: Location) -> Result<ResolvedFrame, SymbolError> {
@@ -176,7 +177,7 @@ fn a_blocked_chain_of_known_depth_is_walked_and_named() -> TestResult {
     };
     let mut fields = line.split_whitespace().rev().map(|field| u64::from_str_radix(field.trim_start_matches("0x"), 16));
     let (ip, sp) = (fields.next().ok_or("no ip")??, fields.next().ok_or("no sp")??);
-    let stack = walk_thread(probe.pid(), Registers { ip, sp, bp }, &mut FramePointers);
+    let stack = walk_thread(&ForeignFiles::default(), probe.pid(), Registers { ip, sp, bp }, &mut FramePointers);
     let mut table = ProcessTable::new(100);
     let locations = table.normalize_stack(probe.pid(), &stack.addresses, Leaf::Instruction, None);
     let frames = Symbolizer::spawn(Options::default())?.resolve(locations)?;

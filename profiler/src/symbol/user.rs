@@ -41,6 +41,8 @@ pub(crate) const DEBUG_ROOT: &str = "/usr/lib/debug";
 struct Binary {
     /// The file itself, then its separate symbols or what stands in for them, if there are any.
     copies: Vec<ElfCopy>,
+    /// Whether there may be more that could not be looked at.
+    is_partial: bool,
     used: u64,
     used_at: Instant,
 }
@@ -84,12 +86,27 @@ impl Binaries {
         source: BinaryFile<'_>,
         at: u64,
     ) -> Result<ResolvedFrames, Unresolved> {
+        self.find_in(key, name, at, |options, debug_root| gather(source, options, debug_root))
+    }
+
+    /// The frames at an offset of what `load` gives when it is needed.
+    pub(crate) fn find_in(
+        &mut self,
+        key: u32,
+        name: &Arc<str>,
+        at: u64,
+        load: impl FnOnce(CopyOptions, &Path) -> Result<Gathered, Unresolved>,
+    ) -> Result<ResolvedFrames, Unresolved> {
         if let Some(reason) = self.unusable.get(&key) {
             return Err(*reason);
         }
         if !self.ready.contains_key(&key)
-            && let Err(reason) = self.load_guarded(key, source)
+            && let Err(reason) = self.load_guarded(key, load)
         {
+            // It may answer later.
+            if reason == Unresolved::Unanswered {
+                return Err(reason);
+            }
             if self.unusable.len() >= UNUSABLE_LIMIT {
                 self.unusable.clear();
             }
@@ -109,6 +126,7 @@ impl Binaries {
         }));
         match looked_up {
             Ok(Some(frames)) => Ok(frames),
+            Ok(None) if binary.is_partial => Err(Unresolved::Unanswered),
             Ok(None) if stripped => Err(Unresolved::Stripped),
             Ok(None) => Err(Unresolved::NoSymbol),
             Err(_) => {
@@ -122,14 +140,22 @@ impl Binaries {
     }
 
     /// Readers are other people's code over other people's data: they may fail, but not take the recording with them.
-    fn load_guarded(&mut self, key: u32, source: BinaryFile<'_>) -> Result<(), Unresolved> {
-        catch_unwind(AssertUnwindSafe(|| self.load(key, source))).unwrap_or(Err(Unresolved::ParserFailed))
+    fn load_guarded(
+        &mut self,
+        key: u32,
+        load: impl FnOnce(CopyOptions, &Path) -> Result<Gathered, Unresolved>,
+    ) -> Result<(), Unresolved> {
+        catch_unwind(AssertUnwindSafe(|| self.load(key, load))).unwrap_or(Err(Unresolved::ParserFailed))
     }
 
-    fn load(&mut self, key: u32, source: BinaryFile<'_>) -> Result<(), Unresolved> {
-        let (copies, _) = gather(source, self.lines, &self.debug_root)?;
+    fn load(
+        &mut self,
+        key: u32,
+        load: impl FnOnce(CopyOptions, &Path) -> Result<Gathered, Unresolved>,
+    ) -> Result<(), Unresolved> {
+        let Gathered { copies, is_partial, .. } = load(copy_options(self.lines), &self.debug_root)?;
         self.make_room(copies.iter().map(ElfCopy::bytes).sum());
-        self.ready.insert(key, Binary { copies, used: self.clock, used_at: Instant::now() });
+        self.ready.insert(key, Binary { copies, is_partial, used: self.clock, used_at: Instant::now() });
         Ok(())
     }
 
@@ -143,9 +169,9 @@ impl Binaries {
         }
     }
 
-    /// Puts away what nothing was asked of for a while.
+    /// Puts away what nothing was asked of for a while, and what may be more the next time.
     pub(crate) fn put_away_idle(&mut self) {
-        let idle = |binary: &Binary| binary.used_at.elapsed() > READY_FOR;
+        let idle = |binary: &Binary| binary.is_partial || binary.used_at.elapsed() > READY_FOR;
         let keys: Vec<u32> = self.ready.iter().filter(|(_, binary)| idle(binary)).map(|(key, _)| *key).collect();
         for key in keys {
             self.put_away(key);
@@ -193,48 +219,90 @@ pub enum Origin {
     Nowhere,
 }
 
+/// What names a binary's functions.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    /// The file itself, then what makes up for what was stripped.
+    pub copies: Vec<ElfCopy>,
+    /// Where the names come from.
+    pub origin: Origin,
+    /// Whether there may be more that could not be looked at.
+    pub is_partial: bool,
+}
+
+impl Gathered {
+    /// With the file itself alone.
+    pub(crate) fn new(own: ElfCopy) -> Self {
+        let origin = match (own.functions(), own.exported_functions()) {
+            (0, 0) => Origin::Nowhere,
+            (0, _) => Origin::ExportedOnly,
+            _ => Origin::OwnTable,
+        };
+        Self { copies: vec![own], origin, is_partial: false }
+    }
+
+    /// The file itself.
+    pub(crate) fn own(&self) -> &ElfCopy {
+        &self.copies[0]
+    }
+
+    /// Whether nothing but exported functions has a name.
+    pub(crate) fn is_nameless(&self) -> bool {
+        self.copies.iter().all(|copy| copy.functions() == 0)
+    }
+
+    /// Adds its separate symbols.
+    pub(crate) fn add_separate(&mut self, separate: ElfCopy) {
+        if self.origin != Origin::OwnTable && separate.functions() > 0 {
+            self.origin = Origin::SeparateFile;
+        }
+        self.copies.push(separate);
+    }
+}
+
+/// What is copied of a file, for names or for lines as well.
+pub(crate) fn copy_options(lines: bool) -> CopyOptions {
+    CopyOptions { debug_sections: lines, limit_bytes: if lines { LINES_LIMIT } else { NAMES_LIMIT } }
+}
+
 /// Copies whatever names the functions of a binary: itself first, then what makes up for what was stripped.
-pub(crate) fn gather(
-    source: BinaryFile<'_>,
-    lines: bool,
-    debug_root: &Path,
-) -> Result<(Vec<ElfCopy>, Origin), Unresolved> {
-    let limit_bytes = if lines { LINES_LIMIT } else { NAMES_LIMIT };
-    let options = CopyOptions { debug_sections: lines, limit_bytes };
-    let file = source.file;
-    let copy = match ElfCopy::new(file, options) {
+pub(crate) fn gather(source: BinaryFile<'_>, options: CopyOptions, debug_root: &Path) -> Result<Gathered, Unresolved> {
+    let mut gathered = Gathered::new(own_copy(source.file, options)?);
+    if wants_separate(gathered.own(), options) {
+        let places = Places { root: source.root, path: source.path, debug: debug_root };
+        if let Some(separate) = separate::find(gathered.own(), places, options) {
+            gathered.add_separate(separate);
+        }
+    }
+    Ok(if gathered.is_nameless() { made_names(source.file, gathered) } else { gathered })
+}
+
+/// Copies the file itself.
+pub(crate) fn own_copy(file: &File, options: CopyOptions) -> Result<ElfCopy, Unresolved> {
+    match ElfCopy::new(file, options) {
         // Better names without lines than none.
-        Err(Unresolved::TooLarge | Unresolved::Malformed | Unresolved::Unsupported) if lines => {
-            ElfCopy::new(file, CopyOptions { debug_sections: false, limit_bytes: NAMES_LIMIT })?
+        Err(Unresolved::TooLarge | Unresolved::Malformed | Unresolved::Unsupported) if options.debug_sections => {
+            ElfCopy::new(file, copy_options(false))
         }
-        result => result?,
-    };
-    let mut origin = match (copy.functions(), copy.exported_functions()) {
-        (0, 0) => Origin::Nowhere,
-        (0, _) => Origin::ExportedOnly,
-        _ => Origin::OwnTable,
-    };
-    let places = Places { root: source.root, path: source.path, debug: debug_root };
-    let wanted = copy.functions() == 0 || lines && !copy.has_lines();
-    let separate = if wanted { separate::find(&copy, places, options) } else { None };
-    let mut copies = vec![copy];
-    if let Some(separate) = separate {
-        if origin != Origin::OwnTable && separate.functions() > 0 {
-            origin = Origin::SeparateFile;
-        }
-        copies.push(separate);
+        result => result,
     }
-    if copies.iter().all(|copy| copy.functions() == 0) {
-        // As with the symbols themselves: if these are broken there are none.
-        if let Ok(packed) = packed_symbols(file, &copies[0]) {
-            origin = Origin::Packed;
-            copies.push(packed);
-        } else if let Ok(functions) = go_functions(file, &copies[0]) {
-            origin = Origin::GoTable;
-            copies.push(functions);
-        }
+}
+
+/// Whether separate symbols are worth looking for.
+pub(crate) fn wants_separate(own: &ElfCopy, options: CopyOptions) -> bool {
+    own.functions() == 0 || options.debug_sections && !own.has_lines()
+}
+
+/// Adds what stands in for symbols. As with the symbols themselves: if these are broken there are none.
+pub(crate) fn made_names(file: &File, mut gathered: Gathered) -> Gathered {
+    if let Ok(packed) = packed_symbols(file, gathered.own()) {
+        gathered.origin = Origin::Packed;
+        gathered.copies.push(packed);
+    } else if let Ok(functions) = go_functions(file, gathered.own()) {
+        gathered.origin = Origin::GoTable;
+        gathered.copies.push(functions);
     }
-    Ok((copies, origin))
+    gathered
 }
 
 /// Symbols packed into the binary.

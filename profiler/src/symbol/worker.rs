@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use super::kernel::{KernelSymbols, PROGRAMS};
 use super::perf_map::PerfMap;
 use super::user::{Binaries, BinaryFile};
-use super::{Options, ResolvedFrame, ResolvedFrames, SymbolCounters, Unresolved, vdso};
+use super::{Options, ResolvedFrame, ResolvedFrames, SymbolCounters, Unresolved, foreign, vdso};
 use crate::process::{Location, ModuleId, PerfMapFile};
 use crate::profile::FrameKind;
 
@@ -124,6 +124,8 @@ impl Worker {
         // The kernel's programs come and go: a name there, or its absence, holds only for now.
         let kernel = matches!(location, Location::Kernel { .. });
         let settled = !kernel || reason.is_none() && *frames[0].module != *PROGRAMS;
+        // What does not answer may do so later.
+        let settled = settled && reason != Some(Unresolved::Unanswered);
         if let Some(key) = key.filter(|_| settled) {
             self.cache.insert(key, (frames.clone(), reason));
         }
@@ -140,9 +142,9 @@ impl Worker {
     fn look_up(&mut self, location: &Location) -> Result<ResolvedFrames, Unresolved> {
         match location {
             Location::Module { module, offset } => {
-                let file = module.file().ok_or(Unresolved::NoFile)?;
-                let source = BinaryFile { file, path: module.path(), root: module.root() };
-                self.binaries.find(module.id().0, &module.name().into(), source, offset.0)
+                // What is known already is not asked for.
+                let load = |options, debug: &Path| foreign::gather(module, options, debug);
+                self.binaries.find_in(module.id().0, &module.name().into(), offset.0, load)
             }
             Location::Vdso { offset } => {
                 let file = self.vdso.get_or_init(vdso::dump).as_ref().ok_or(Unresolved::NoFile)?;
@@ -181,8 +183,16 @@ impl Worker {
             oldest.and_then(|id| self.perf_maps.remove(&id));
         }
         let (map, used) = self.perf_maps.entry(file.id()).or_default();
-        if *used != self.batch {
-            map.refresh(file.file());
+        let file = file.file();
+        // What was read stays where nothing more can be.
+        if *used != self.batch && file.files().may_ask(file.subject()) {
+            let mut known = std::mem::take(map);
+            let refresh = move |file: &File| {
+                known.refresh(file);
+                known
+            };
+            // Where the answer stays out the names are gone, and read anew when it comes.
+            *map = foreign::read(file, refresh).unwrap_or_default();
         }
         *used = self.batch;
         map

@@ -2,7 +2,7 @@
 //! what would make it better. It looks with the same code as a recording, so that what it says holds there.
 
 use std::fmt::Write;
-use std::fs;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use rustc_hash::FxHashSet;
@@ -62,7 +62,9 @@ pub fn examine(pid: u32) -> anyhow::Result<ExaminedProcess> {
     if mappings.is_empty() {
         bail!("process {pid} ({command}) has no code of its own: a kernel thread, or it has ended");
     }
-    let arguments: Vec<String> = fs::read(format!("/proc/{pid}/cmdline"))
+    let arguments: Vec<String> = table
+        .foreign()
+        .read_proc(id, "cmdline")
         .map(|line| line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect())
         .unwrap_or_default();
     let names = mappings.iter().filter_map(|mapping| match &mapping.kind {
@@ -94,7 +96,7 @@ pub fn examine(pid: u32) -> anyhow::Result<ExaminedProcess> {
     Ok(ExaminedProcess { pid, command, runtime: runtime.map(|runtime| runtime.name), modules })
 }
 
-fn of_module(module: &Module, bytes: u64) -> Part {
+fn of_module(module: &Arc<Module>, bytes: u64) -> Part {
     let path = module.path().display().to_string();
     let part = |unwinding, symbols, functions, lines, remedy: Option<String>| Part {
         module: module.name().to_owned(),

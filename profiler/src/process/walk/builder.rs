@@ -7,7 +7,7 @@ use profiler_ebpf::unwind::{Row, Rule};
 
 use super::tables;
 use crate::process::{
-    Module, own_vdso,
+    Module, ReadError, Urgency, own_vdso,
     unwind::{Limits, Refused, Table, build},
 };
 
@@ -29,6 +29,8 @@ pub enum Built {
     Nothing,
     /// The file cannot be read or understood.
     Bad,
+    /// The file's file system does not answer.
+    Unanswered,
 }
 
 impl tables::Rows for Table {
@@ -61,8 +63,8 @@ impl Builder {
     /// Starts the threads, which ring the bell for everything they have built.
     pub fn spawn(bell: &Arc<OwnedFd>) -> io::Result<Self> {
         let (answers, built) = unbounded();
-        let small = lane("unwind-tables", true, answers.clone(), bell.clone())?;
-        let large = lane("unwind-large", false, answers, bell.clone())?;
+        let small = lane("unwind-tables", Urgency::Now, answers.clone(), bell.clone())?;
+        let large = lane("unwind-large", Urgency::Ordinary, answers, bell.clone())?;
         Ok(Self { small, large, built, under_way: 0 })
     }
 
@@ -89,10 +91,7 @@ impl Builder {
 
 fn is_large(subject: &Subject) -> bool {
     match subject {
-        Subject::Module(module) => {
-            let size = module.file().and_then(|file| file.metadata().ok()).map(|metadata| metadata.len());
-            size.is_some_and(|bytes| bytes > LARGE_BYTES)
-        }
+        Subject::Module(module) => module.file().is_some_and(|file| file.bytes() > LARGE_BYTES),
         Subject::Vdso => false,
     }
 }
@@ -100,17 +99,17 @@ fn is_large(subject: &Subject) -> bool {
 /// A thread that builds one table after the other. Not bounded: there are at most as many subjects as tables.
 fn lane(
     name: &str,
-    in_haste: bool,
+    urgency: Urgency,
     answers: Sender<(u32, Built)>,
     bell: Arc<OwnedFd>,
 ) -> io::Result<Sender<(u32, Subject)>> {
     let (subjects, asked) = unbounded::<(u32, Subject)>();
     std::thread::Builder::new().name(name.into()).spawn(move || {
-        if in_haste {
+        if urgency == Urgency::Now {
             hurry();
         }
         for (number, subject) in asked {
-            if answers.send((number, build_guarded(&subject))).is_err() {
+            if answers.send((number, build_guarded(&subject, urgency))).is_err() {
                 return;
             }
             // It fails only when the counter is full, and then the other thread is awake anyway.
@@ -132,42 +131,41 @@ fn hurry() {
 
 /// A panic in a parser is a bug, but one file must not end the building of all others' tables: it counts as one that cannot be
 /// understood.
-fn build_guarded(subject: &Subject) -> Built {
-    guarded(|| build_table(subject)).unwrap_or_else(|| {
-        let name = match subject {
-            Subject::Module(module) => module.name(),
-            Subject::Vdso => "[vdso]",
-        };
-        tracing::error!("building the unwind table of {name} panicked: please report it with the file");
-        Built::Bad
-    })
+fn build_guarded(subject: &Subject, urgency: Urgency) -> Built {
+    let name = match subject {
+        Subject::Module(module) => module.name(),
+        Subject::Vdso => "[vdso]",
+    };
+    let limits = Limits::default();
+    let table = match subject {
+        Subject::Module(module) => match module.file() {
+            Some(file) => file.read(urgency, move |file| guarded(|| build(file, &limits))),
+            None => return Built::Bad,
+        },
+        Subject::Vdso => match own_vdso() {
+            Some(image) => Ok(guarded(|| build(image.as_slice(), &limits))),
+            None => return Built::Nothing,
+        },
+    };
+    match table {
+        Ok(Some(Ok(table))) => Built::Table(Box::new(table)),
+        Ok(Some(Err(Refused::NoUnwindInfo | Refused::NotElf))) => Built::Nothing,
+        Ok(Some(Err(refused))) => {
+            tracing::debug!("no unwind table of {name}: {refused}");
+            Built::Bad
+        }
+        Ok(None) => {
+            tracing::error!("building the unwind table of {name} panicked: please report it with the file");
+            Built::Bad
+        }
+        Err(ReadError::Unanswered(_)) => Built::Unanswered,
+        Err(ReadError::Unreadable) => Built::Bad,
+    }
 }
 
 /// What `work` returns; nothing if it panics. It leaves nothing behind that anybody else sees.
 fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
-}
-
-fn build_table(subject: &Subject) -> Built {
-    let limits = Limits::default();
-    let (name, table) = match subject {
-        Subject::Module(module) => match module.file() {
-            Some(file) => (module.name(), build(file, &limits)),
-            None => return Built::Bad,
-        },
-        Subject::Vdso => match own_vdso() {
-            Some(image) => ("[vdso]", build(image.as_slice(), &limits)),
-            None => return Built::Nothing,
-        },
-    };
-    match table {
-        Ok(table) => Built::Table(Box::new(table)),
-        Err(Refused::NoUnwindInfo | Refused::NotElf) => Built::Nothing,
-        Err(refused) => {
-            tracing::debug!("no unwind table of {name}: {refused}");
-            Built::Bad
-        }
-    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     kernel::UnwindMaps,
-    process::{MappingKind, Mappings, ModuleId, Pid, Registers, UserStack, monotonic_ns, walk_thread},
+    process::{ForeignFiles, MappingKind, Mappings, ModuleId, Pid, Registers, UserStack, monotonic_ns, walk_thread},
 };
 
 /// 32-bit words of a mapping in a list.
@@ -254,6 +254,11 @@ impl Unwinder {
             let laid = match built {
                 Built::Table(table) => self.lay_out_table(number, &*table),
                 Built::Nothing => self.lay_out_table(number, &Nothing),
+                // Asked for again when it is seen to be needed.
+                Built::Unanswered => {
+                    self.tables.set_progress(number, Progress::Unasked, &self.maps);
+                    continue;
+                }
                 Built::Bad => {
                     self.counters.bad += 1;
                     self.tables.set_progress(number, Progress::Bad, &self.maps);
@@ -287,9 +292,9 @@ impl Unwinder {
     }
 
     /// Walks the stack of a thread that sleeps.
-    pub fn walk(&self, pid: Pid, registers: Registers) -> UserStack {
+    pub fn walk(&self, files: &ForeignFiles, pid: Pid, registers: Registers) -> UserStack {
         match self.lists.of(pid) {
-            Some((place, count)) => walk_thread(pid, registers, &mut Lookup::new(&self.maps, place, count)),
+            Some((place, count)) => walk_thread(files, pid, registers, &mut Lookup::new(&self.maps, place, count)),
             None => UserStack { addresses: vec![registers.ip], stop: Stop::NoProcess },
         }
     }
