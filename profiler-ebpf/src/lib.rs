@@ -12,6 +12,7 @@ pub mod account;
 pub mod clock;
 pub mod event;
 pub mod histogram;
+pub mod member;
 pub mod record;
 pub mod settings;
 pub mod syscall;
@@ -19,6 +20,7 @@ pub mod unwind;
 
 pub use account::{Account, CpuState, LedgerRow, Part, SyscallRow};
 pub use event::{Event, EventKind, EventWithPath};
+pub use member::{Member, Pointer};
 pub use record::{RecordHeader, RecordKind, Ring};
 pub use settings::{Control, Counter, Offsets, Settings};
 

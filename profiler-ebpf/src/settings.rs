@@ -1,124 +1,125 @@
 //! What userspace tells the kernel programs: constants of the running kernel and of this collection before loading,
 //! the window and the filters while running.
 
-/// Byte offsets of members in the running kernel's structs, resolved from its BTF.
+use crate::member::{Member, Pointer};
+
+/// Members of the running kernel's structs, resolved from its BTF: [`Member`]s that are loaded whole, and byte offsets of
+/// what only their address is needed of.
 ///
-/// The programs load through typed pointers at these offsets; the verifier sees them as constants because the map that
-/// holds them is frozen, and checks each load against the kernel's BTF. [`Offsets::ABSENT`] marks a member that this
-/// kernel does not have; the code that needs it is then dead and dropped.
+/// The programs load through typed pointers; the verifier sees the offsets as constants because the map that holds them is
+/// frozen, and checks each load against the kernel's BTF. [`Offsets::ABSENT`] and [`Member::ABSENT`] mark a member that
+/// this kernel does not have; the code that needs it is then dead and dropped.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offsets {
     /// `task_struct.__state` (5.14 and newer).
-    pub task_state: u32,
+    pub task_state: Member<u32>,
     /// `task_struct.pid`: the thread id.
-    pub task_pid: u32,
+    pub task_pid: Member<u32>,
     /// `task_struct.tgid`: the process id.
-    pub task_tgid: u32,
+    pub task_tgid: Member<u32>,
     /// `task_struct.flags`.
-    pub task_flags: u32,
+    pub task_flags: Member<u32>,
     /// `task_struct.comm`.
     pub task_comm: u32,
     /// `task_struct.utime`, in nanoseconds, counted by ticks.
-    pub task_utime: u32,
+    pub task_utime: Member<u64>,
     /// `task_struct.stime`, in nanoseconds, counted by ticks.
-    pub task_stime: u32,
+    pub task_stime: Member<u64>,
     /// `task_struct.se.sum_exec_runtime`, in nanoseconds: CPU time as the scheduler accounts it.
-    pub task_exec: u32,
+    pub task_exec: Member<u64>,
     /// `task_struct.cgroups`.
-    pub task_cgroups: u32,
+    pub task_cgroups: Member<Pointer>,
     /// `task_struct.files`.
-    pub task_files: u32,
+    pub task_files: Member<Pointer>,
     /// `task_struct.on_cpu`.
-    pub task_on_cpu: u32,
+    pub task_on_cpu: Member<u32>,
     /// `task_struct.thread_info.cpu` or `task_struct.cpu`.
-    pub task_cpu: u32,
+    pub task_cpu: Member<u32>,
     /// `task_struct.thread_info.status`.
-    pub task_status: u32,
-    /// Byte that holds `task_struct.in_iowait`.
-    pub task_in_iowait: u32,
-    /// Bit of `in_iowait` within its byte.
-    pub task_in_iowait_bit: u32,
+    pub task_status: Member<u32>,
+    /// `task_struct.in_iowait`.
+    pub task_in_iowait: Member<u32>,
     /// `task_struct.se.cfs_rq`.
-    pub task_cfs_rq: u32,
+    pub task_cfs_rq: Member<Pointer>,
     /// `task_struct.sched_task_group`.
-    pub task_group: u32,
+    pub task_group: Member<Pointer>,
     /// `task_group.cfs_rq`.
-    pub group_cfs_rq: u32,
+    pub group_cfs_rq: Member<Pointer>,
     /// `cfs_rq.rq`.
-    pub cfs_rq_rq: u32,
+    pub cfs_rq_rq: Member<Pointer>,
     /// `cfs_rq.throttled_clock_self`, or what stands for it on older kernels: since when it is throttled, 0 if not.
-    pub cfs_rq_throttled_since: u32,
+    pub cfs_rq_throttled_since: Member<u64>,
     /// `cfs_rq.throttled_clock_self_time`, or what stands for it: how long it has been throttled in all.
-    pub cfs_rq_throttled_time: u32,
+    pub cfs_rq_throttled_time: Member<u64>,
     /// The clock of `rq` that the two are in (`clock`, `clock_pelt` or `clock_task`).
-    pub rq_clock: u32,
+    pub rq_clock: Member<u64>,
     /// `css_set.dfl_cgrp`, or, where containers live in a v1 hierarchy, the `css_set.subsys` entry of its controller.
-    pub css_set_cgroup: u32,
+    pub css_set_cgroup: Member<Pointer>,
     /// `cgroup_subsys_state.cgroup` on v1; absent on v2, where `css_set_cgroup` already is the cgroup.
-    pub css_cgroup: u32,
+    pub css_cgroup: Member<Pointer>,
     /// `cgroup.kn`.
-    pub cgroup_kn: u32,
+    pub cgroup_kn: Member<Pointer>,
     /// `cgroup.root`.
-    pub cgroup_root: u32,
+    pub cgroup_root: Member<Pointer>,
     /// `cgroup_root.hierarchy_id`.
-    pub root_hierarchy: u32,
+    pub root_hierarchy: Member<u32>,
     /// `kernfs_node.id`.
-    pub kn_id: u32,
+    pub kn_id: Member<u64>,
     /// `files_struct.fdt`.
-    pub files_fdt: u32,
+    pub files_fdt: Member<Pointer>,
     /// `files_struct.fd_array`: 64 elements.
     pub files_fd_array: u32,
     /// `fdtable.fd`.
-    pub fdt_fd: u32,
+    pub fdt_fd: Member<Pointer>,
     /// `fdtable.max_fds`.
-    pub fdt_max_fds: u32,
+    pub fdt_max_fds: Member<u32>,
     /// `file.f_inode`.
-    pub file_inode: u32,
+    pub file_inode: Member<Pointer>,
     /// `file.f_op`.
-    pub file_op: u32,
+    pub file_op: Member<Pointer>,
     /// `inode.i_mode`.
-    pub inode_mode: u32,
+    pub inode_mode: Member<u16>,
     /// `pt_regs.orig_ax`: the syscall's number, negative outside syscalls.
-    pub regs_syscall: u32,
+    pub regs_syscall: Member<u64>,
     /// `pt_regs` members that hold the first, second and third argument of a syscall.
-    pub regs_args: [u32; 3],
+    pub regs_args: [Member<u64>; 3],
     /// `pt_regs` instruction pointer.
-    pub regs_ip: u32,
+    pub regs_ip: Member<u64>,
     /// `pt_regs` stack pointer.
-    pub regs_sp: u32,
+    pub regs_sp: Member<u64>,
     /// `pt_regs` frame pointer.
-    pub regs_fp: u32,
+    pub regs_fp: Member<u64>,
     /// `cfs_rq.throttle_count`, where `cfs_rq_throttled_since` is not cleared when the throttling ends.
-    pub cfs_rq_throttle_count: u32,
+    pub cfs_rq_throttle_count: Member<u32>,
     /// `task_struct.sched_info.last_queued`: since when it waits on a run queue, by that queue's clock.
-    pub task_last_queued: u32,
+    pub task_last_queued: Member<u64>,
     /// `rq.clock`.
-    pub rq_wall_clock: u32,
+    pub rq_wall_clock: Member<u64>,
     /// `rq.lost_idle_time`, where `rq_clock` runs ahead by it.
-    pub rq_clock_lost: u32,
+    pub rq_clock_lost: Member<u64>,
     /// `file.private_data`: of a socket's file, its `struct socket`.
-    pub file_private_data: u32,
+    pub file_private_data: Member<Pointer>,
     /// `socket.sk`.
-    pub socket_sk: u32,
+    pub socket_sk: Member<Pointer>,
     /// `sock.__sk_common.skc_family`.
-    pub sock_family: u32,
+    pub sock_family: Member<u16>,
     /// `sock.__sk_common.skc_dport`, in network order.
-    pub sock_remote_port: u32,
+    pub sock_remote_port: Member<u16>,
     /// `sock.__sk_common.skc_daddr`.
     pub sock_remote_ipv4: u32,
     /// `sock.__sk_common.skc_v6_daddr`.
     pub sock_remote_ipv6: u32,
     /// `unix_sock.peer`.
-    pub unix_peer: u32,
+    pub unix_peer: Member<Pointer>,
     /// `unix_sock.addr`.
-    pub unix_address: u32,
+    pub unix_address: Member<Pointer>,
     /// `unix_address.len`, which counts the family too.
-    pub unix_address_length: u32,
+    pub unix_address_length: Member<u32>,
     /// `unix_address.name`: a `sockaddr_un`.
     pub unix_address_name: u32,
     /// `task_struct.thread.sp`: the kernel stack pointer of a thread that is off the CPU (x86).
-    pub task_stack_pointer: u32,
+    pub task_stack_pointer: Member<u64>,
 }
 
 impl Offsets {
@@ -128,61 +129,60 @@ impl Offsets {
     /// All absent.
     pub const fn absent() -> Self {
         Self {
-            task_state: Self::ABSENT,
-            task_pid: Self::ABSENT,
-            task_tgid: Self::ABSENT,
-            task_flags: Self::ABSENT,
+            task_state: Member::ABSENT,
+            task_pid: Member::ABSENT,
+            task_tgid: Member::ABSENT,
+            task_flags: Member::ABSENT,
             task_comm: Self::ABSENT,
-            task_utime: Self::ABSENT,
-            task_stime: Self::ABSENT,
-            task_exec: Self::ABSENT,
-            task_cgroups: Self::ABSENT,
-            task_files: Self::ABSENT,
-            task_on_cpu: Self::ABSENT,
-            task_cpu: Self::ABSENT,
-            task_status: Self::ABSENT,
-            task_in_iowait: Self::ABSENT,
-            task_in_iowait_bit: Self::ABSENT,
-            task_cfs_rq: Self::ABSENT,
-            task_group: Self::ABSENT,
-            group_cfs_rq: Self::ABSENT,
-            cfs_rq_rq: Self::ABSENT,
-            cfs_rq_throttled_since: Self::ABSENT,
-            cfs_rq_throttled_time: Self::ABSENT,
-            rq_clock: Self::ABSENT,
-            css_set_cgroup: Self::ABSENT,
-            css_cgroup: Self::ABSENT,
-            cgroup_kn: Self::ABSENT,
-            cgroup_root: Self::ABSENT,
-            root_hierarchy: Self::ABSENT,
-            kn_id: Self::ABSENT,
-            files_fdt: Self::ABSENT,
+            task_utime: Member::ABSENT,
+            task_stime: Member::ABSENT,
+            task_exec: Member::ABSENT,
+            task_cgroups: Member::ABSENT,
+            task_files: Member::ABSENT,
+            task_on_cpu: Member::ABSENT,
+            task_cpu: Member::ABSENT,
+            task_status: Member::ABSENT,
+            task_in_iowait: Member::ABSENT,
+            task_cfs_rq: Member::ABSENT,
+            task_group: Member::ABSENT,
+            group_cfs_rq: Member::ABSENT,
+            cfs_rq_rq: Member::ABSENT,
+            cfs_rq_throttled_since: Member::ABSENT,
+            cfs_rq_throttled_time: Member::ABSENT,
+            rq_clock: Member::ABSENT,
+            css_set_cgroup: Member::ABSENT,
+            css_cgroup: Member::ABSENT,
+            cgroup_kn: Member::ABSENT,
+            cgroup_root: Member::ABSENT,
+            root_hierarchy: Member::ABSENT,
+            kn_id: Member::ABSENT,
+            files_fdt: Member::ABSENT,
             files_fd_array: Self::ABSENT,
-            fdt_fd: Self::ABSENT,
-            fdt_max_fds: Self::ABSENT,
-            file_inode: Self::ABSENT,
-            file_op: Self::ABSENT,
-            inode_mode: Self::ABSENT,
-            regs_syscall: Self::ABSENT,
-            regs_args: [Self::ABSENT; 3],
-            regs_ip: Self::ABSENT,
-            regs_sp: Self::ABSENT,
-            regs_fp: Self::ABSENT,
-            cfs_rq_throttle_count: Self::ABSENT,
-            task_last_queued: Self::ABSENT,
-            rq_wall_clock: Self::ABSENT,
-            rq_clock_lost: Self::ABSENT,
-            file_private_data: Self::ABSENT,
-            socket_sk: Self::ABSENT,
-            sock_family: Self::ABSENT,
-            sock_remote_port: Self::ABSENT,
+            fdt_fd: Member::ABSENT,
+            fdt_max_fds: Member::ABSENT,
+            file_inode: Member::ABSENT,
+            file_op: Member::ABSENT,
+            inode_mode: Member::ABSENT,
+            regs_syscall: Member::ABSENT,
+            regs_args: [Member::ABSENT; 3],
+            regs_ip: Member::ABSENT,
+            regs_sp: Member::ABSENT,
+            regs_fp: Member::ABSENT,
+            cfs_rq_throttle_count: Member::ABSENT,
+            task_last_queued: Member::ABSENT,
+            rq_wall_clock: Member::ABSENT,
+            rq_clock_lost: Member::ABSENT,
+            file_private_data: Member::ABSENT,
+            socket_sk: Member::ABSENT,
+            sock_family: Member::ABSENT,
+            sock_remote_port: Member::ABSENT,
             sock_remote_ipv4: Self::ABSENT,
             sock_remote_ipv6: Self::ABSENT,
-            unix_peer: Self::ABSENT,
-            unix_address: Self::ABSENT,
-            unix_address_length: Self::ABSENT,
+            unix_peer: Member::ABSENT,
+            unix_address: Member::ABSENT,
+            unix_address_length: Member::ABSENT,
             unix_address_name: Self::ABSENT,
-            task_stack_pointer: Self::ABSENT,
+            task_stack_pointer: Member::ABSENT,
         }
     }
 }
@@ -346,6 +346,6 @@ counters! {
 pub const COUNTERS: usize = 32;
 
 const _: () = assert!(Counter::ALL.len() <= COUNTERS);
-const _: () = assert!(size_of::<Offsets>() == 57 * 4 && align_of::<Offsets>() == 4);
+const _: () = assert!(size_of::<Offsets>() == 56 * 4 && align_of::<Offsets>() == 4);
 const _: () = assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 8);
 const _: () = assert!(size_of::<Control>() == 32 && align_of::<Control>() == 8);

@@ -12,7 +12,7 @@ use profiler_ebpf::{Counter, Event, EventKind, EventWithPath, event::PATH_BYTES}
 
 use crate::{
     counter::count,
-    kernel::{cgroup_id, load},
+    kernel::{cgroup_id, load, pointer},
     lifecycle::QUIETLY,
     maps::{EVENTS, offset, setting},
 };
@@ -59,8 +59,8 @@ fn followed(context: &BtfTracePointContext) -> Option<u64> {
     let cgroup: *const c_void = context.arg(0);
     // SAFETY: `cgroup` is typed by the tracepoint, its root by the load.
     let (hierarchy, id) = unsafe {
-        let root: *const c_void = load(cgroup, offset!(cgroup_root));
-        (load::<u32>(root, offset!(root_hierarchy)), cgroup_id(cgroup))
+        let root = pointer(cgroup, offset!(cgroup_root));
+        (load(root, offset!(root_hierarchy)), cgroup_id(cgroup))
     };
     (hierarchy == setting!(hierarchy)).then_some(id)
 }

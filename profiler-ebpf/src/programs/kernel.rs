@@ -10,7 +10,7 @@ use aya_ebpf::{
     bindings::task_struct,
     helpers::{bpf_probe_read_kernel, generated::bpf_task_pt_regs},
 };
-use profiler_ebpf::{COMM_BYTES, Offsets, record::RecordHeader, settings::CAST_CALL};
+use profiler_ebpf::{COMM_BYTES, Member, Pointer, member::Shape, record::RecordHeader, settings::CAST_CALL};
 
 use crate::maps::{offset, setting, timer_operations};
 
@@ -60,16 +60,113 @@ impl From<u32> for FileKind {
     }
 }
 
-/// Loads a member.
+/// What a member is loaded as.
+pub trait Loaded: Copy + Default + Shape {
+    /// The low bits of a word.
+    fn truncated(word: u64) -> Self;
+}
+
+impl Loaded for u16 {
+    #[inline(always)]
+    fn truncated(word: u64) -> Self {
+        word as Self
+    }
+}
+
+impl Loaded for u32 {
+    #[inline(always)]
+    fn truncated(word: u64) -> Self {
+        word as Self
+    }
+}
+
+impl Loaded for u64 {
+    #[inline(always)]
+    fn truncated(word: u64) -> Self {
+        word
+    }
+}
+
+/// Loads a member by what [`Offsets`](profiler_ebpf::Offsets) says of it. The verifier knows the word, so one branch stays.
 ///
 /// # Safety
 ///
-/// `base` must be a pointer that the verifier has typed, and `offset` one of [`Offsets`] that is a member of type `T` of
-/// that type. The verifier checks both again.
+/// `base` must be a pointer that the verifier has typed, and `member` one of that type's. The verifier checks both again.
 #[inline(always)]
-pub unsafe fn load<T: Copy>(base: *const c_void, offset: u32) -> T {
+pub unsafe fn load<T: Loaded>(base: *const c_void, member: Member<T>) -> T {
+    // SAFETY: the caller's promise; a fault reads as zero.
+    unsafe {
+        if member.is_plain() {
+            return load_at(base, member.plain_offset());
+        }
+        let at = member.offset();
+        let loaded = match member.load_bytes() {
+            1 => u64::from(load_at::<u8>(base, at)),
+            2 => u64::from(load_at::<u16>(base, at)),
+            4 => u64::from(load_at::<u32>(base, at)),
+            _ => load_at::<u64>(base, at),
+        };
+        T::truncated(member.value_in(loaded))
+    }
+}
+
+/// Loads a pointer: the verifier types it.
+///
+/// # Safety
+///
+/// As above.
+#[inline(always)]
+pub unsafe fn pointer(base: *const c_void, member: Member<Pointer>) -> *const c_void {
+    // SAFETY: the caller's promise. Members that are pointers are always plain.
+    unsafe { load_at(base, member.plain_offset()) }
+}
+
+/// Loads a pointer as a number.
+///
+/// # Safety
+///
+/// As above.
+#[inline(always)]
+unsafe fn address(base: *const c_void, member: Member<Pointer>) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { load_at(base, member.plain_offset()) }
+}
+
+/// Loads what lies at an offset.
+///
+/// # Safety
+///
+/// As above; a `T` must lie there.
+#[inline(always)]
+unsafe fn load_at<T: Copy>(base: *const c_void, offset: u32) -> T {
     // SAFETY: the caller's promise; a fault reads as zero.
     unsafe { ptr::read_volatile(base.cast::<u8>().add(offset as usize).cast::<T>()) }
+}
+
+/// Reads a member where no type is known, by the helper, which checks; zero if it cannot be read.
+#[inline(always)]
+pub fn probe<T: Loaded>(base: u64, member: Member<T>) -> T {
+    // SAFETY: the helper checks what it reads.
+    unsafe {
+        if member.is_plain() {
+            return bpf_probe_read_kernel((base + u64::from(member.plain_offset())) as *const T).unwrap_or_default();
+        }
+        let at = base + u64::from(member.offset());
+        let loaded = match member.load_bytes() {
+            1 => u64::from(bpf_probe_read_kernel(at as *const u8).unwrap_or_default()),
+            2 => u64::from(bpf_probe_read_kernel(at as *const u16).unwrap_or_default()),
+            4 => u64::from(bpf_probe_read_kernel(at as *const u32).unwrap_or_default()),
+            _ => bpf_probe_read_kernel(at as *const u64).unwrap_or_default(),
+        };
+        T::truncated(member.value_in(loaded))
+    }
+}
+
+/// The same for a pointer; zero if it cannot be read.
+#[inline(always)]
+pub fn probe_pointer(base: u64, member: Member<Pointer>) -> u64 {
+    // SAFETY: the helper checks what it reads.
+    unsafe { bpf_probe_read_kernel((base + u64::from(member.plain_offset())) as *const u64) }.unwrap_or(0)
 }
 
 /// Gives the memory at an address a type: what lies there is then loaded plainly, and a fault reads as zero.
@@ -100,9 +197,15 @@ impl Task {
     }
 
     #[inline(always)]
-    fn member<T: Copy>(self, offset: u32) -> T {
-        // SAFETY: `self.0` is typed `task_struct` by the verifier and the offset is one of that struct's.
-        unsafe { load(self.base(), offset) }
+    fn member<T: Loaded>(self, member: Member<T>) -> T {
+        // SAFETY: `self.0` is typed `task_struct` by the verifier and the member is one of that struct's.
+        unsafe { load(self.base(), member) }
+    }
+
+    #[inline(always)]
+    fn pointer(self, member: Member<Pointer>) -> *const c_void {
+        // SAFETY: as above.
+        unsafe { pointer(self.base(), member) }
     }
 
     /// Thread id; 0 for the idle thread of a CPU.
@@ -142,7 +245,7 @@ impl Task {
 
     #[inline(always)]
     pub fn on_cpu(self) -> bool {
-        self.member::<u32>(offset!(task_on_cpu)) != 0
+        self.member(offset!(task_on_cpu)) != 0
     }
 
     /// The CPU it runs or waits on.
@@ -170,7 +273,7 @@ impl Task {
         self.member(offset!(task_exec))
     }
 
-    /// Its kernel stack pointer as the last switch away from it left it. Only where [`Offsets`] has it.
+    /// Its kernel stack pointer as the last switch away from it left it. Only where [`Offsets`](profiler_ebpf::Offsets) has it.
     #[inline(always)]
     pub fn stack_pointer(self) -> u64 {
         self.member(offset!(task_stack_pointer))
@@ -179,25 +282,24 @@ impl Task {
     /// Whether it waits for block I/O.
     #[inline(always)]
     pub fn in_iowait(self) -> bool {
-        let byte: u8 = self.member(offset!(task_in_iowait));
-        (u32::from(byte) >> offset!(task_in_iowait_bit)) & 1 != 0
+        self.member(offset!(task_in_iowait)) != 0
     }
 
     /// Whether it is inside a syscall of another architecture's table.
     #[inline(always)]
     pub fn in_compat_syscall(self) -> bool {
         let status = offset!(task_status);
-        status != Offsets::ABSENT && self.member::<u32>(status) & TS_COMPAT != 0
+        !status.is_absent() && self.member(status) & TS_COMPAT != 0
     }
 
     /// Copies the thread's name.
     #[inline(always)]
     pub fn copy_comm(self, header: *mut RecordHeader) {
         let at = offset!(task_comm);
-        let low: u64 = self.member(at);
-        let high: u64 = self.member(at + COMM_BYTES as u32 / 2);
-        // SAFETY: `header` points into a ring's reserved bytes; `comm` is sixteen bytes, written as two words.
+        // SAFETY: `header` points into a ring's reserved bytes; `comm` is sixteen bytes, read and written as two words.
         unsafe {
+            let low: u64 = load_at(self.base(), at);
+            let high: u64 = load_at(self.base(), at + COMM_BYTES as u32 / 2);
             let comm = (&raw mut (*header).comm).cast::<u64>();
             comm.write_unaligned(low);
             comm.add(1).write_unaligned(high);
@@ -207,18 +309,19 @@ impl Task {
     /// Address of its `css_set`: the same while it is in the same cgroups.
     #[inline(always)]
     pub fn css_set(self) -> u64 {
-        self.member(offset!(task_cgroups))
+        // SAFETY: as in `member`.
+        unsafe { address(self.base(), offset!(task_cgroups)) }
     }
 
     /// Id of its cgroup in the hierarchy that containers live in.
     #[inline(always)]
     pub fn cgroup_id(self) -> u64 {
-        let css_set: *const c_void = self.member(offset!(task_cgroups));
+        let css_set = self.pointer(offset!(task_cgroups));
         // SAFETY: each pointer is typed by the load before it (`css_set`, `cgroup_subsys_state`, `cgroup`).
         unsafe {
-            let mut cgroup: *const c_void = load(css_set, offset!(css_set_cgroup));
-            if offset!(css_cgroup) != Offsets::ABSENT {
-                cgroup = load(cgroup, offset!(css_cgroup));
+            let mut cgroup = pointer(css_set, offset!(css_set_cgroup));
+            if !offset!(css_cgroup).is_absent() {
+                cgroup = pointer(cgroup, offset!(css_cgroup));
             }
             cgroup_id(cgroup)
         }
@@ -235,16 +338,13 @@ impl Task {
     /// kernel has no groups of threads.
     #[inline(always)]
     pub fn queue_clock_ns(self) -> Option<u64> {
-        if offset!(task_cfs_rq) == Offsets::ABSENT
-            || offset!(cfs_rq_rq) == Offsets::ABSENT
-            || offset!(rq_wall_clock) == Offsets::ABSENT
-        {
+        if offset!(task_cfs_rq).is_absent() || offset!(cfs_rq_rq).is_absent() || offset!(rq_wall_clock).is_absent() {
             return None;
         }
-        let cfs_rq: *const c_void = self.member(offset!(task_cfs_rq));
+        let cfs_rq = self.pointer(offset!(task_cfs_rq));
         // SAFETY: typed by the loads before them (`cfs_rq`, `rq`).
         unsafe {
-            let rq: *const c_void = load(cfs_rq, offset!(cfs_rq_rq));
+            let rq = pointer(cfs_rq, offset!(cfs_rq_rq));
             Some(load(rq, offset!(rq_wall_clock)))
         }
     }
@@ -253,10 +353,10 @@ impl Task {
     /// nanoseconds; none where that is not known.
     #[inline(always)]
     pub fn queued_since_ns(self) -> Option<u64> {
-        if offset!(task_last_queued) == Offsets::ABSENT {
+        if offset!(task_last_queued).is_absent() {
             return None;
         }
-        let since_ns: u64 = self.member(offset!(task_last_queued));
+        let since_ns = self.member(offset!(task_last_queued));
         if since_ns == 0 { None } else { Some(since_ns) }
     }
 
@@ -264,24 +364,24 @@ impl Task {
     #[inline(always)]
     pub fn throttled_ns(self) -> u64 {
         let at = offset!(task_cfs_rq);
-        if at == Offsets::ABSENT || offset!(cfs_rq_throttled_since) == Offsets::ABSENT {
+        if at.is_absent() || offset!(cfs_rq_throttled_since).is_absent() {
             return 0;
         }
-        let cfs_rq: *const c_void = self.member(at);
+        let cfs_rq = self.pointer(at);
         // SAFETY: typed by the loads before them (`cfs_rq`, `rq`).
         unsafe {
-            let time: u64 = load(cfs_rq, offset!(cfs_rq_throttled_time));
+            let time = load(cfs_rq, offset!(cfs_rq_throttled_time));
             let count = offset!(cfs_rq_throttle_count);
-            if count != Offsets::ABSENT && load::<u32>(cfs_rq, count) == 0 {
+            if !count.is_absent() && load(cfs_rq, count) == 0 {
                 return time;
             }
-            let since: u64 = load(cfs_rq, offset!(cfs_rq_throttled_since));
-            if count == Offsets::ABSENT && since == 0 {
+            let since = load(cfs_rq, offset!(cfs_rq_throttled_since));
+            if count.is_absent() && since == 0 {
                 return time;
             }
-            let rq: *const c_void = load(cfs_rq, offset!(cfs_rq_rq));
-            let mut clock: u64 = load(rq, offset!(rq_clock));
-            if offset!(rq_clock_lost) != Offsets::ABSENT {
+            let rq = pointer(cfs_rq, offset!(cfs_rq_rq));
+            let mut clock = load(rq, offset!(rq_clock));
+            if !offset!(rq_clock_lost).is_absent() {
                 clock = clock.wrapping_sub(load(rq, offset!(rq_clock_lost)));
             }
             time + clock.saturating_sub(since)
@@ -291,31 +391,25 @@ impl Task {
     /// The same for the run queue that its group has on another CPU: it is about to move there.
     #[inline(always)]
     pub fn throttled_on_ns(self, cpu: u32) -> u64 {
-        if offset!(task_group) == Offsets::ABSENT || offset!(cfs_rq_throttled_since) == Offsets::ABSENT {
+        if offset!(task_group).is_absent() || offset!(cfs_rq_throttled_since).is_absent() {
             return 0;
         }
-        let group: *const c_void = self.member(offset!(task_group));
+        let group = self.pointer(offset!(task_group));
         // SAFETY: the array of pointers loses its type, so everything below is read by the helper, which checks.
         unsafe {
-            let queues: u64 = load(group, offset!(group_cfs_rq));
+            let queues = address(group, offset!(group_cfs_rq));
             let Ok(cfs_rq) = bpf_probe_read_kernel((queues + u64::from(cpu) * 8) as *const u64) else { return 0 };
-            let member = |at: u32| bpf_probe_read_kernel((cfs_rq + u64::from(at)) as *const u64).unwrap_or(0);
-            let time = member(offset!(cfs_rq_throttled_time));
-            let since = member(offset!(cfs_rq_throttled_since));
+            let time = probe(cfs_rq, offset!(cfs_rq_throttled_time));
+            let since = probe(cfs_rq, offset!(cfs_rq_throttled_since));
             let count = offset!(cfs_rq_throttle_count);
-            let throttled = if count == Offsets::ABSENT {
-                since != 0
-            } else {
-                bpf_probe_read_kernel((cfs_rq + u64::from(count)) as *const u32).unwrap_or(0) != 0
-            };
+            let throttled = if count.is_absent() { since != 0 } else { probe(cfs_rq, count) != 0 };
             if !throttled {
                 return time;
             }
-            let rq = member(offset!(cfs_rq_rq));
-            let rq_member = |at: u32| bpf_probe_read_kernel((rq + u64::from(at)) as *const u64).unwrap_or(0);
-            let mut clock = rq_member(offset!(rq_clock));
-            if offset!(rq_clock_lost) != Offsets::ABSENT {
-                clock = clock.wrapping_sub(rq_member(offset!(rq_clock_lost)));
+            let rq = probe_pointer(cfs_rq, offset!(cfs_rq_rq));
+            let mut clock = probe(rq, offset!(rq_clock));
+            if !offset!(rq_clock_lost).is_absent() {
+                clock = clock.wrapping_sub(probe(rq, offset!(rq_clock_lost)));
             }
             time + clock.saturating_sub(since)
         }
@@ -324,15 +418,15 @@ impl Task {
     /// Address of the place in its process's table of descriptors that points to a descriptor's file.
     #[inline(always)]
     fn place_of_file(self, descriptor: u64) -> Option<u64> {
-        let files: *const c_void = self.member(offset!(task_files));
+        let files = self.pointer(offset!(task_files));
         // SAFETY: `files_struct` and `fdtable` are typed by the loads before them.
         unsafe {
-            let table: *const c_void = load(files, offset!(files_fdt));
-            let max: u32 = load(table, offset!(fdt_max_fds));
+            let table = pointer(files, offset!(files_fdt));
+            let max = load(table, offset!(fdt_max_fds));
             if descriptor >= u64::from(max) {
                 return None;
             }
-            let array: u64 = load(table, offset!(fdt_fd));
+            let array = address(table, offset!(fdt_fd));
             Some(array + descriptor * 8)
         }
     }
@@ -358,8 +452,8 @@ impl Task {
         // are typed `file`.
         unsafe {
             let files = cast(place.wrapping_sub(u64::from(first)), type_id);
-            let file: *const c_void = load(files, first);
-            load(file, offset!(file_op))
+            let file: *const c_void = load_at(files, first);
+            address(file, offset!(file_op))
         }
     }
 }
@@ -378,23 +472,17 @@ impl File {
     /// Address of its operations; 0 if it cannot be read.
     #[inline(always)]
     fn operations(self) -> u64 {
-        // SAFETY: the helper checks what it reads.
-        unsafe { bpf_probe_read_kernel((self.0 + u64::from(offset!(file_op))) as *const u64) }.unwrap_or(0)
+        probe_pointer(self.0, offset!(file_op))
     }
 
     /// What kind of file it is.
     #[inline(always)]
     pub fn kind(self) -> FileKind {
-        // SAFETY: the helper checks what it reads.
-        let mode = unsafe {
-            let Ok(inode) = bpf_probe_read_kernel((self.0 + u64::from(offset!(file_inode))) as *const u64) else {
-                return FileKind::Other;
-            };
-            let Ok(mode) = bpf_probe_read_kernel((inode + u64::from(offset!(inode_mode))) as *const u16) else {
-                return FileKind::Other;
-            };
-            mode
-        };
+        let inode = probe_pointer(self.0, offset!(file_inode));
+        if inode == 0 {
+            return FileKind::Other;
+        }
+        let mode = probe(inode, offset!(inode_mode));
         let kind = mode >> S_IFMT_SHIFT;
         // Anonymous files have no type, or (6.16 and newer) that of a regular file.
         if kind == 0 || kind == S_IFREG {
@@ -420,7 +508,7 @@ impl File {
 pub unsafe fn cgroup_id(cgroup: *const c_void) -> u64 {
     // SAFETY: the caller's promise; `kernfs_node` is typed by the load.
     unsafe {
-        let node: *const c_void = load(cgroup, offset!(cgroup_kn));
+        let node = pointer(cgroup, offset!(cgroup_kn));
         load(node, offset!(kn_id))
     }
 }
@@ -449,9 +537,9 @@ pub struct Registers(pub *const c_void);
 
 impl Registers {
     #[inline(always)]
-    fn member(self, offset: u32) -> u64 {
-        // SAFETY: `self.0` is typed `pt_regs` by the verifier and the offset is one of that struct's.
-        unsafe { load(self.0, offset) }
+    fn member(self, member: Member<u64>) -> u64 {
+        // SAFETY: `self.0` is typed `pt_regs` by the verifier and the member is one of that struct's.
+        unsafe { load(self.0, member) }
     }
 
     /// Number of the syscall it is in; negative outside syscalls (exceptions and interrupts store -1).
@@ -490,6 +578,6 @@ impl Registers {
 }
 
 #[inline(always)]
-fn constant_argument(index: usize) -> u32 {
+fn constant_argument(index: usize) -> Member<u64> {
     crate::maps::constant(&raw const crate::maps::OFFSETS.regs_args[index])
 }

@@ -14,7 +14,6 @@ use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
     generated::{bpf_loop, bpf_probe_read_kernel as copy},
 };
-use profiler_ebpf::Offsets;
 
 use crate::{
     kernel::Task,
@@ -74,7 +73,7 @@ impl Remembered {
 #[inline(always)]
 pub fn of_blocked(task: Task, slot: &TaskSlot, cpu: u32, stack: *mut u8) -> i64 {
     // A thread that was preempted has an interrupt's frame on its stack.
-    if offset!(task_stack_pointer) == Offsets::ABSENT || slot.gap_syscall == NO_SYSCALL {
+    if offset!(task_stack_pointer).is_absent() || slot.gap_syscall == NO_SYSCALL {
         return ring::kernel_stack_of(task, stack);
     }
     // Whoever reads from a pipe blocks elsewhere than whoever reads from a socket.

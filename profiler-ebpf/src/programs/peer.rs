@@ -1,14 +1,14 @@
 //! The other end of the socket that a thread waited on. Looked up only for gaps that are kept, so by the checked helper.
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
+use aya_ebpf::helpers::generated;
 use profiler_ebpf::{
-    Offsets, Part,
+    Member, Part, Pointer,
     record::{ADDRESS_BYTES, Peer, RecordHeader},
     syscall::{ARGUMENT_MASK, ARGUMENT_SHIFT, CLASS_DESCRIPTOR, CLASS_MASK, CLASS_NETWORK},
 };
 
 use crate::{
-    kernel::{FileKind, Task},
+    kernel::{FileKind, Loaded, Task, probe, probe_pointer},
     maps::{offset, syscall_class},
     task::{NO_SYSCALL, TaskSlot},
 };
@@ -41,19 +41,19 @@ pub fn describe(record: *mut u8, task: Task, slot: &TaskSlot) {
     let header = record.cast::<RecordHeader>();
     // SAFETY: the record has room for a header.
     let peer = unsafe { &mut (*header).peer };
-    let socket = word(file.address(), offset!(file_private_data));
-    remote(word(socket, offset!(socket_sk)), peer);
+    let socket = follow(file.address(), offset!(file_private_data));
+    remote(follow(socket, offset!(socket_sk)), peer);
 }
 
 #[inline(always)]
 fn remote(sock: u64, peer: &mut Peer) {
-    let family: u16 = read(sock, offset!(sock_family));
+    let family = read(sock, offset!(sock_family));
     let length = match family {
         AF_INET => copy::<4>(sock + u64::from(offset!(sock_remote_ipv4)), peer),
         AF_INET6 => copy::<16>(sock + u64::from(offset!(sock_remote_ipv6)), peer),
         AF_UNIX => {
-            let name = word(word(sock, offset!(unix_peer)), offset!(unix_address));
-            let length: u32 = read(name, offset!(unix_address_length));
+            let name = follow(follow(sock, offset!(unix_peer)), offset!(unix_address));
+            let length = read(name, offset!(unix_address_length));
             let path = name + u64::from(offset!(unix_address_name) + SUN_PATH);
             // What lies behind a short path is cut off by its length.
             if name == 0 || length <= SUN_PATH || copy::<ADDRESS_BYTES>(path, peer) == 0 {
@@ -77,17 +77,14 @@ fn copy<const BYTES: usize>(address: u64, peer: &mut Peer) -> u32 {
     if failed == 0 { BYTES as u32 } else { 0 }
 }
 
+/// A pointer, zero if it cannot be read or the kernel does not have it.
 #[inline(always)]
-fn word(base: u64, offset: u32) -> u64 {
-    read(base, offset)
+fn follow(base: u64, member: Member<Pointer>) -> u64 {
+    if base == 0 || member.is_absent() { 0 } else { probe_pointer(base, member) }
 }
 
 /// A member, zero if it cannot be read or the kernel does not have it.
 #[inline(always)]
-fn read<T: Copy + Default>(base: u64, offset: u32) -> T {
-    if base == 0 || offset == Offsets::ABSENT {
-        return T::default();
-    }
-    // SAFETY: the helper checks what it reads.
-    unsafe { bpf_probe_read_kernel((base + u64::from(offset)) as *const T) }.unwrap_or_default()
+fn read<T: Loaded>(base: u64, member: Member<T>) -> T {
+    if base == 0 || member.is_absent() { T::default() } else { probe(base, member) }
 }

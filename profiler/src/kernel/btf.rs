@@ -1,33 +1,20 @@
-//! Member offsets from the running kernel's BTF.
+//! Members of structs, and how wide they are, from the running kernel's BTF.
 //!
 //! aya reads the same data but keeps its types to itself, and only a handful of structs matter here, so this reads just
 //! those. Format: <https://docs.kernel.org/bpf/btf.html>.
+
+mod hooks;
+mod walk;
 
 use std::path::Path;
 
 use rustc_hash::FxHashMap;
 use thiserror::Error;
 
+use walk::Info;
+
 /// Where the kernel publishes its BTF.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
-
-const MAGIC: u16 = 0xeb9f;
-const KIND_INT: u32 = 1;
-const KIND_ARRAY: u32 = 3;
-const KIND_STRUCT: u32 = 4;
-const KIND_UNION: u32 = 5;
-const KIND_ENUM: u32 = 6;
-const KIND_TYPEDEF: u32 = 8;
-const KIND_VOLATILE: u32 = 9;
-const KIND_CONST: u32 = 10;
-const KIND_RESTRICT: u32 = 11;
-const KIND_FUNC: u32 = 12;
-const KIND_FUNC_PROTO: u32 = 13;
-const KIND_VAR: u32 = 14;
-const KIND_DATASEC: u32 = 15;
-const KIND_DECL_TAG: u32 = 17;
-const KIND_TYPE_TAG: u32 = 18;
-const KIND_ENUM64: u32 = 19;
 
 /// How deep anonymous structs and unions are followed.
 const MAX_DEPTH: u32 = 16;
@@ -49,6 +36,15 @@ pub enum BtfError {
     /// The data is not BTF, or damaged.
     #[error("the kernel's type information is malformed ({0}); run `profiler doctor`")]
     Malformed(&'static str),
+    /// A kind of type that is not known, and whose length cannot be told.
+    #[error(
+        "the kernel's type information has types of a kind ({0}) that this version does not know and cannot skip; a newer \
+         version of profiler is needed; run `profiler doctor`"
+    )]
+    UnknownKind(u32),
+    /// The loader of programs cannot read what it is given.
+    #[error("the kernel's type information cannot be handed to the loader: {0}; run `profiler doctor`")]
+    Loader(String),
 }
 
 /// Where a member lies in its struct.
@@ -56,8 +52,23 @@ pub enum BtfError {
 pub struct Member {
     /// Offset in bits.
     pub bit_offset: u32,
+    /// Bits of a bit field; 0 of any other member.
+    field_bits: u32,
     /// The member's type.
     type_id: u32,
+}
+
+/// What a member holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scalar {
+    /// First bit, counted from the struct's first.
+    pub bit_offset: u32,
+    /// How many.
+    pub bits: u32,
+    /// Whether it has a sign.
+    pub signed: bool,
+    /// Whether it is a pointer.
+    pub pointer: bool,
 }
 
 impl Member {
@@ -93,56 +104,44 @@ impl KernelTypes {
 
     /// Indexes raw BTF.
     pub fn parse(data: Vec<u8>) -> Result<Self, BtfError> {
-        if data.len() < 24 || u16::from_ne_bytes([data[0], data[1]]) != MAGIC {
-            return Err(BtfError::Malformed("no BTF header"));
-        }
-        let word = |at: usize| word_at(&data, at).ok_or(BtfError::Malformed("header cut short"));
-        let header = word(4)? as usize;
-        let (types_at, types_len) = (header + word(8)? as usize, word(12)? as usize);
-        let (strings, strings_len) = (header + word(16)? as usize, word(20)? as usize);
-        let (types_end, strings_end) = (types_at + types_len, strings + strings_len);
-        if types_end > data.len() || strings_end > data.len() {
-            return Err(BtfError::Malformed("sections reach beyond the end"));
-        }
-        let mut this = Self {
-            data,
-            strings,
-            strings_end,
-            types: vec![0],
-            structs: FxHashMap::default(),
-            enums: FxHashMap::default(),
-        };
-        this.index(types_at, types_end)?;
+        let sections = walk::Sections::of(&data)?;
+        let types = walk::positions(&data, sections)?;
+        let (strings, strings_end) = sections.strings;
+        let mut this =
+            Self { data, strings, strings_end, types, structs: FxHashMap::default(), enums: FxHashMap::default() };
+        this.index();
         Ok(this)
     }
 
-    fn index(&mut self, mut at: usize, end: usize) -> Result<(), BtfError> {
-        let short = BtfError::Malformed("a type is cut short");
-        while at + 12 <= end {
-            let (Some(name), Some(info)) = (word_at(&self.data, at), word_at(&self.data, at + 4)) else {
-                return Err(short);
-            };
-            let (kind, count) = ((info >> 24) & 0x1f, (info & 0xffff) as usize);
-            let more = match kind {
-                KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
-                KIND_ARRAY => 12,
-                KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => 12 * count,
-                KIND_ENUM | KIND_FUNC_PROTO => 8 * count,
-                2 | 7..=12 | 16 | 18 => 0,
-                _ => return Err(BtfError::Malformed("a kind of type that is not known")),
-            };
-            let id = self.types.len() as u32;
-            self.types.push(at as u32);
-            if kind == KIND_STRUCT && count > 0 {
+    fn index(&mut self) {
+        for (id, at) in (0_u32..).zip(&self.types).skip(1) {
+            let at = *at as usize;
+            let (Some(name), Some(info)) = (word_at(&self.data, at), self.info(at)) else { continue };
+            if info.kind() == walk::STRUCT && info.count() > 0 {
                 let name = self.string(name).to_vec();
                 self.structs.entry(name).or_insert(id);
-            } else if kind == KIND_ENUM && name != 0 {
+            } else if info.kind() == walk::ENUM && name != 0 {
                 let name = self.string(name).to_vec();
                 self.enums.entry(name).or_insert(id);
             }
-            at += 12 + more;
         }
-        if at == end { Ok(()) } else { Err(short) }
+    }
+
+    /// The hooks that programs attach to, as the loader reads them.
+    pub fn hooks(&self) -> Result<aya::Btf, BtfError> {
+        aya::Btf::parse(&hooks::of(self), aya::Endianness::default())
+            .map_err(|error| BtfError::Loader(error.to_string()))
+    }
+
+    fn info(&self, at: usize) -> Option<Info> {
+        word_at(&self.data, at + 4).map(Info)
+    }
+
+    /// Of the record at a position.
+    fn name_and_kind(&self, at: u32) -> (&[u8], u32) {
+        let at = at as usize;
+        let name = word_at(&self.data, at).map(|name| self.string(name)).unwrap_or_default();
+        (name, self.info(at).map_or(0, Info::kind))
     }
 
     /// Whether the kernel has a struct of this name.
@@ -157,11 +156,8 @@ impl KernelTypes {
 
     /// Number of a function among the types.
     pub fn function_id(&self, name: &str) -> Option<u32> {
-        let is_it = |at: usize| {
-            let kind = word_at(&self.data, at + 4).map(|info| (info >> 24) & 0x1f);
-            kind == Some(KIND_FUNC) && word_at(&self.data, at).map(|at| self.string(at)) == Some(name.as_bytes())
-        };
-        let place = self.types.iter().skip(1).position(|at| is_it(*at as usize))?;
+        let place =
+            self.types.iter().skip(1).position(|at| self.name_and_kind(*at) == (name.as_bytes(), walk::FUNC))?;
         u32::try_from(place + 1).ok()
     }
 
@@ -174,15 +170,92 @@ impl KernelTypes {
             let member = self.find(self.resolve(type_id)?, name.as_bytes(), 0)?;
             bits = member.bit_offset.checked_add(bits)?;
             type_id = member.type_id;
-            found = Some(Member { bit_offset: bits, type_id });
+            found = Some(Member { bit_offset: bits, ..member });
         }
         found
+    }
+
+    /// What a member holds, if it is one number or one pointer.
+    pub fn scalar(&self, member: Member) -> Option<Scalar> {
+        let whole = self.scalar_type(member.type_id, 0)?;
+        let bits = if member.field_bits == 0 { whole.bits } else { member.field_bits };
+        Some(Scalar { bit_offset: member.bit_offset.checked_add(whole.bit_offset)?, bits, ..whole })
+    }
+
+    /// The element of an array that is a member, as if it were a member itself.
+    pub fn element(&self, member: Member, index: u32) -> Option<Member> {
+        let at = *self.types.get(self.resolve(member.type_id)? as usize)? as usize;
+        if self.info(at)?.kind() != walk::ARRAY {
+            return None;
+        }
+        let (type_id, count) = (word_at(&self.data, at + 12)?, word_at(&self.data, at + 20)?);
+        let bits = self.bytes_of(type_id, 0)?.checked_mul(8)?.checked_mul(index)?;
+        let bit_offset = member.bit_offset.checked_add(bits)?;
+        (index < count).then_some(Member { bit_offset, field_bits: 0, type_id })
+    }
+
+    /// How large a member is, in bytes, and what its type is, to be told.
+    pub fn describe(&self, member: Member) -> String {
+        if member.field_bits > 0 {
+            return format!("a bit field of {} bits", member.field_bits);
+        }
+        let kind = self.resolve(member.type_id).and_then(|id| self.info(*self.types.get(id as usize)? as usize));
+        let kind = match kind.map(Info::kind) {
+            Some(walk::INT | walk::ENUM | walk::ENUM64) => "a number",
+            Some(walk::PTR) => "a pointer",
+            Some(walk::ARRAY) => "an array",
+            Some(walk::STRUCT | walk::UNION) => "a struct",
+            _ => "of a type that is not known",
+        };
+        match self.bytes_of(member.type_id, 0) {
+            Some(bytes) => format!("{kind} of {bytes} bytes"),
+            None => format!("{kind} of unknown size"),
+        }
+    }
+
+    /// How large a member is in bytes.
+    pub fn bytes(&self, member: Member) -> Option<u32> {
+        self.bytes_of(member.type_id, 0)
+    }
+
+    fn scalar_type(&self, type_id: u32, depth: u32) -> Option<Scalar> {
+        let at = *self.types.get(self.resolve(type_id)? as usize)? as usize;
+        let info = self.info(at)?;
+        let number = |bits, signed| Some(Scalar { bit_offset: 0, bits, signed, pointer: false });
+        match info.kind() {
+            walk::INT => {
+                let encoding = word_at(&self.data, at + 12)?;
+                let signed = (encoding >> 24) & 1 != 0;
+                Some(Scalar { bit_offset: (encoding >> 16) & 0xff, bits: encoding & 0xff, signed, pointer: false })
+            }
+            walk::PTR => Some(Scalar { bit_offset: 0, bits: 64, signed: false, pointer: true }),
+            walk::ENUM | walk::ENUM64 => number(word_at(&self.data, at + 8)?.checked_mul(8)?, info.flag()),
+            // A struct around one number (`atomic_t`) is that number.
+            walk::STRUCT if info.count() == 1 && depth < MAX_DEPTH => {
+                let inner = self.scalar_type(word_at(&self.data, at + 16)?, depth + 1)?;
+                (inner.bits == word_at(&self.data, at + 8)?.checked_mul(8)?).then_some(inner)
+            }
+            _ => None,
+        }
+    }
+
+    fn bytes_of(&self, type_id: u32, depth: u32) -> Option<u32> {
+        let at = *self.types.get(self.resolve(type_id)? as usize)? as usize;
+        match self.info(at)?.kind() {
+            walk::PTR => Some(8),
+            walk::INT | walk::ENUM | walk::ENUM64 | walk::STRUCT | walk::UNION => word_at(&self.data, at + 8),
+            walk::ARRAY if depth < MAX_DEPTH => {
+                let element = self.bytes_of(word_at(&self.data, at + 12)?, depth + 1)?;
+                element.checked_mul(word_at(&self.data, at + 20)?)
+            }
+            _ => None,
+        }
     }
 
     /// Value of an enumerator.
     pub fn enumerator(&self, of: &str, name: &str) -> Option<u32> {
         let at = *self.types.get(*self.enums.get(of.as_bytes())? as usize)? as usize;
-        let count = (word_at(&self.data, at + 4)? & 0xffff) as usize;
+        let count = self.info(at)?.count();
         (0..count).find_map(|i| {
             let at = at + 12 + 8 * i;
             (self.string(word_at(&self.data, at)?) == name.as_bytes()).then(|| word_at(&self.data, at + 4)).flatten()
@@ -191,26 +264,24 @@ impl KernelTypes {
 
     fn find(&self, type_id: u32, name: &[u8], depth: u32) -> Option<Member> {
         let at = *self.types.get(type_id as usize)? as usize;
-        let info = word_at(&self.data, at + 4)?;
-        let kind = (info >> 24) & 0x1f;
-        if (kind != KIND_STRUCT && kind != KIND_UNION) || depth > MAX_DEPTH {
+        let info = self.info(at)?;
+        if !matches!(info.kind(), walk::STRUCT | walk::UNION) || depth > MAX_DEPTH {
             return None;
         }
-        let bit_fields = info >> 31 != 0;
-        for i in 0..(info & 0xffff) as usize {
+        for i in 0..info.count() {
             let at = at + 12 + 12 * i;
             let (member_name, member_type, raw) =
                 (word_at(&self.data, at)?, word_at(&self.data, at + 4)?, word_at(&self.data, at + 8)?);
-            let bit_offset = if bit_fields { raw & 0x00ff_ffff } else { raw };
+            let (bit_offset, field_bits) = if info.flag() { (raw & 0x00ff_ffff, raw >> 24) } else { (raw, 0) };
             let member_name = self.string(member_name);
             if member_name == name {
-                return Some(Member { bit_offset, type_id: member_type });
+                return Some(Member { bit_offset, field_bits, type_id: member_type });
             }
             if member_name.is_empty()
                 && let Some(inner) = self.resolve(member_type).and_then(|id| self.find(id, name, depth + 1))
             {
                 let bit_offset = bit_offset.checked_add(inner.bit_offset)?;
-                return Some(Member { bit_offset, type_id: inner.type_id });
+                return Some(Member { bit_offset, ..inner });
             }
         }
         None
@@ -220,8 +291,8 @@ impl KernelTypes {
     fn resolve(&self, mut type_id: u32) -> Option<u32> {
         for _ in 0..MAX_DEPTH {
             let at = *self.types.get(type_id as usize)? as usize;
-            match (word_at(&self.data, at + 4)? >> 24) & 0x1f {
-                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => {
+            match self.info(at)?.kind() {
+                walk::TYPEDEF | walk::VOLATILE | walk::CONST | walk::RESTRICT | walk::TYPE_TAG => {
                     type_id = word_at(&self.data, at + 8)?;
                 }
                 _ => return Some(type_id),
@@ -261,17 +332,17 @@ mod tests {
         };
         let types = words(&[
             at("int"),
-            KIND_INT << 24,
+            walk::INT << 24,
             4,
             32, // 1
             0,
-            (KIND_STRUCT << 24) | 1,
+            (walk::STRUCT << 24) | 1,
             4,
             at("b"),
             1,
             0, // 2: anonymous
             at("outer"),
-            (KIND_STRUCT << 24) | 3,
+            (walk::STRUCT << 24) | 3,
             24,
             at("a"),
             1,
@@ -283,18 +354,18 @@ mod tests {
             1,
             128, // 3
             at("color"),
-            (KIND_ENUM << 24) | 2,
+            (walk::ENUM << 24) | 2,
             4,
             at("red"),
             0,
             at("blue"),
             7, // 4
             at("paint"),
-            KIND_FUNC << 24,
+            walk::FUNC << 24,
             0, // 5
         ]);
         let mut data = Vec::new();
-        data.extend(MAGIC.to_ne_bytes());
+        data.extend(0xeb9f_u16.to_ne_bytes());
         data.extend([1, 0]);
         data.extend(words(&[24, 0, types.len() as u32, types.len() as u32, strings.len() as u32]));
         data.extend(types);

@@ -23,6 +23,21 @@ pub enum KernelError {
         /// Its member.
         member: &'static str,
     },
+    /// A member is of a kind or a size that the programs cannot load.
+    #[error(
+        "cannot load the kernel programs: {of}.{member} of the running kernel is {found}, and not {expected}; a newer version \
+         of profiler may know this kernel; run `profiler doctor`"
+    )]
+    OddMember {
+        /// The struct.
+        of: &'static str,
+        /// Its member.
+        member: &'static str,
+        /// What it is.
+        found: String,
+        /// What the programs can load.
+        expected: String,
+    },
     /// The cgroup v1 controller is not known to the kernel.
     #[error(
         "cannot tell containers apart: the running kernel has no cgroup controller `{controller}`; mount cgroup2 \
@@ -56,14 +71,19 @@ pub enum KernelError {
     #[error("cannot load the kernel programs: {0}; run `profiler doctor`")]
     Load(#[source] Box<aya::EbpfError>),
     /// One program does not load or attach.
-    #[error("cannot {step} kernel program `{program}`: {source}; run `profiler doctor`")]
+    #[error(
+        "cannot {step} kernel program `{program}`: {why}; run `profiler doctor`{}",
+        .verifier_log.as_ref().map_or("", |_| " (with --verifier-log for all that the verifier says)")
+    )]
     Program {
         /// `load` or `attach`.
         step: &'static str,
         /// Which program.
         program: &'static str,
-        /// Why.
-        source: Box<aya::programs::ProgramError>,
+        /// Why, in one line.
+        why: String,
+        /// All that the verifier said, if it said something.
+        verifier_log: Option<String>,
     },
     /// A map is missing or cannot be reached.
     #[error("cannot reach the kernel programs' map {map}: {source}")]

@@ -12,8 +12,8 @@ use aya::{
     programs::{BtfTracePoint, Iter, PerfEvent, Program, ProgramError},
 };
 use profiler_ebpf::{
-    Account, CONTAINER_FIRST, Control, Counter, CpuState, Offsets, Settings, map, record::RING_BYTES,
-    settings::iterate, syscall::SYSCALLS, unwind::rule::RULES, unwind::storage::TABLES,
+    Account, CONTAINER_FIRST, Control, Counter, CpuState, Settings, map, record::RING_BYTES, settings::iterate,
+    syscall::SYSCALLS, unwind::rule::RULES, unwind::storage::TABLES,
 };
 
 use super::{
@@ -31,7 +31,7 @@ use super::{
     records::Rings,
     rows::Rows,
     sampler::Sampler,
-    syscalls,
+    syscalls, trial,
     unwind::UnwindMaps,
 };
 
@@ -43,17 +43,6 @@ const LIFE: [&str; 4] = ["sched_process_fork", "sched_process_exec", "cgroup_mkd
 
 /// Programs of the ledger; always attached.
 const LEDGER: [&str; 4] = ["sched_switch", "sched_wakeup", "sched_wakeup_new", "sched_migrate_task"];
-
-/// Programs that do nothing, by the hook beside whose program the benchmark measures them.
-const EMPTY: [(&str, &str); 4] = [
-    ("empty_sched_switch", "sched_switch"),
-    ("empty_sched_wakeup", "sched_wakeup"),
-    ("empty_sys_enter", "sys_enter"),
-    ("empty_sys_exit", "sys_exit"),
-];
-
-/// Programs that only read the clock, likewise.
-const CLOCK: [(&str, &str); 2] = [("clock_sys_enter", "sys_enter"), ("clock_sys_exit", "sys_exit")];
 
 /// Memory that the accounts may take, of all CPUs together.
 const ACCOUNT_BYTES: u32 = 64 << 20;
@@ -68,7 +57,7 @@ const SLOT_BYTES: u64 = 384;
 const PAIR_BYTES: u64 = 64;
 
 impl Sizes {
-    fn of(options: &KernelOptions) -> Result<Self, KernelError> {
+    pub(super) fn of(options: &KernelOptions) -> Result<Self, KernelError> {
         let cpus = cpus::possible().map_err(|source| KernelError::Machine { what: "the possible CPUs", source })?;
         if options.tiny_maps {
             return Ok(Self { cpus, containers: 8, syscall_rows: 8, ring_bytes: 4096 });
@@ -101,12 +90,8 @@ impl Kernel {
     /// Loads and attaches the programs and gives every thread its slot. Nothing is recorded until [`Self::begin`].
     pub fn start(options: KernelOptions) -> Result<Self, KernelError> {
         check_lockdown()?;
-        let types = KernelTypes::of_running_kernel()?;
-        let offsets = offsets::resolve(&types, &options.hierarchy)?;
-        let cast = Cast::find(&types);
-        drop(types);
         let sizes = Sizes::of(&options)?;
-        let (mut ebpf, btf) = load_object(&options, sizes, &offsets, cast)?;
+        let (mut ebpf, btf) = load_object(&options, sizes)?;
         let map_bytes = memory_of_maps(&ebpf);
         let mut maps = Maps { ebpf: &mut ebpf };
         let (cpus, containers) = (sizes.cpus as usize, sizes.containers as usize);
@@ -268,40 +253,7 @@ impl Kernel {
     }
 }
 
-/// The empty programs alone, attached: what the hooks themselves cost.
-pub struct EmptyPrograms {
-    _ebpf: Ebpf,
-}
-
-impl EmptyPrograms {
-    /// Loads and attaches those whose hook is named; with `clock`, those that read the clock, where there are such.
-    pub fn attach(hooks: &[String], clock: bool) -> Result<Self, KernelError> {
-        let options = KernelOptions {
-            frequency_hz: None,
-            off_cpu: false,
-            syscalls: false,
-            offcpu_threshold: std::time::Duration::from_millis(1),
-            hierarchy: super::HierarchyKind::V2,
-            cgroups: 0,
-            least_containers: 0,
-            filter_containers: false,
-            processes: Vec::new(),
-            kernel_log: false,
-            tiny_maps: true,
-        };
-        let types = KernelTypes::of_running_kernel()?;
-        let offsets = offsets::resolve(&types, &options.hierarchy)?;
-        let (mut ebpf, btf) = load_object(&options, Sizes::of(&options)?, &offsets, None)?;
-        for (program, hook) in if clock { &CLOCK[..] } else { &EMPTY } {
-            if hooks.iter().any(|wanted| wanted == hook) {
-                attach_tracepoint(&mut ebpf, &btf, program, hook)?;
-            }
-        }
-        Ok(Self { _ebpf: ebpf })
-    }
-}
-
-fn check_lockdown() -> Result<(), KernelError> {
+pub(super) fn check_lockdown() -> Result<(), KernelError> {
     // Absent where the kernel has no lockdown.
     let modes = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     if modes.contains("[confidentiality]") {
@@ -310,13 +262,13 @@ fn check_lockdown() -> Result<(), KernelError> {
     Ok(())
 }
 
-fn load_object(
-    options: &KernelOptions,
-    sizes: Sizes,
-    offsets: &Offsets,
-    cast: Option<Cast>,
-) -> Result<(Ebpf, Btf), KernelError> {
-    let btf = Btf::from_sys_fs().map_err(|error| KernelError::Load(Box::new(error.into())))?;
+/// Creates the maps, with the running kernel's constants in place. No program is loaded yet.
+pub(super) fn load_object(options: &KernelOptions, sizes: Sizes) -> Result<(Ebpf, Btf), KernelError> {
+    let types = KernelTypes::of_running_kernel()?;
+    let offsets = offsets::resolve(&types, &options.hierarchy)?;
+    let cast = Cast::find(&types);
+    let btf = types.hooks()?;
+    drop(types);
     let settings = Settings {
         cpus: sizes.cpus,
         containers: sizes.containers,
@@ -332,14 +284,20 @@ fn load_object(
         unwind: unwinds_by_tables().into(),
         files_struct_type: cast.map_or(0, |cast| cast.files_struct_type),
     };
-    let object = cast.map_or(Cow::Borrowed(OBJECT), |cast| Cow::Owned(cast.called_in(OBJECT)));
+    let mut object = cast.map_or(Cow::Borrowed(OBJECT), |cast| Cow::Owned(cast.called_in(OBJECT)));
+    if let Some(program) = std::env::var(trial::FAIL_PROGRAM).ok().filter(|program| !program.is_empty()) {
+        object = Cow::Owned(trial::refused(object.into_owned(), &program).ok_or_else(|| {
+            let found = format!("{} names `{program}`, which is no kernel program", trial::FAIL_PROGRAM);
+            KernelError::Machine { what: "the kernel programs", source: io::Error::other(found) }
+        })?);
+    }
     let classes = syscalls::classes();
     let log_level = if options.kernel_log { u8::MAX } else { 0 };
     let containers = sizes.containers;
     let ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         .allow_unsupported_maps()
-        .override_global("OFFSETS", bytes_of(offsets), true)
+        .override_global("OFFSETS", bytes_of(&offsets), true)
         .override_global("SETTINGS", bytes_of(&settings), true)
         .override_global("SYSCALL_CLASSES", &classes[..], true)
         .override_global(aya_log::LEVEL, &log_level, false)
@@ -530,7 +488,7 @@ fn kernel_log(ebpf: &mut Ebpf) -> Option<aya_log::EbpfLogger<&'static dyn log::L
 
 /// Attaches in the order that leaves no gap: forks first, so that every thread gets a slot either there or by the
 /// iterator, then the scheduler, then the rest.
-fn attach(ebpf: &mut Ebpf, btf: &Btf, options: &KernelOptions) -> Result<(), KernelError> {
+pub(super) fn attach(ebpf: &mut Ebpf, btf: &Btf, options: &KernelOptions) -> Result<(), KernelError> {
     for program in LIFE.into_iter().chain(LEDGER) {
         attach_tracepoint(ebpf, btf, program, program)?;
     }
@@ -547,14 +505,14 @@ fn attach(ebpf: &mut Ebpf, btf: &Btf, options: &KernelOptions) -> Result<(), Ker
     Ok(())
 }
 
-fn attach_tracepoint(ebpf: &mut Ebpf, btf: &Btf, name: &'static str, hook: &str) -> Result<(), KernelError> {
+pub(super) fn attach_tracepoint(ebpf: &mut Ebpf, btf: &Btf, name: &'static str, hook: &str) -> Result<(), KernelError> {
     let program: &mut BtfTracePoint = typed(ebpf, name)?;
     program.load(hook, btf).map_err(|error| failed("load", name, error))?;
     program.attach().map_err(|error| failed("attach", name, error))?;
     Ok(())
 }
 
-fn typed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, KernelError>
+pub(super) fn typed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, KernelError>
 where
     &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
 {
@@ -564,7 +522,7 @@ where
         .map_err(|error| failed("load", name, error))
 }
 
-fn failed(step: &'static str, program: &'static str, error: ProgramError) -> KernelError {
+pub(super) fn failed(step: &'static str, program: &'static str, error: ProgramError) -> KernelError {
     let denied = match &error {
         ProgramError::LoadError { io_error, .. } => io_error.raw_os_error() == Some(libc::EPERM),
         ProgramError::SyscallError(call) => call.io_error.raw_os_error() == Some(libc::EPERM),
@@ -573,5 +531,73 @@ fn failed(step: &'static str, program: &'static str, error: ProgramError) -> Ker
     if denied {
         return KernelError::NotPermitted { what: format!("{step} `{program}`"), missing: missing_capabilities() };
     }
-    KernelError::Program { step, program, source: Box::new(error) }
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            refused(step, program, &io_error, verifier_log.to_string())
+        }
+        error => KernelError::Program { step, program, why: in_one_line(&error), verifier_log: None },
+    }
+}
+
+/// The verifier's reason is the last line of what it says, before its statistics; what comes before are the instructions it
+/// went through.
+fn refused(step: &'static str, program: &'static str, error: &io::Error, log: String) -> KernelError {
+    const STATISTICS: [&str; 4] = ["processed ", "verification time ", "stack depth ", "mark_precise: "];
+    let said = log.lines().rev().map(str::trim).find(|line| {
+        !line.is_empty() && !STATISTICS.iter().any(|beginning| line.starts_with(beginning)) && !is_instruction(line)
+    });
+    let why = match said {
+        Some(said) => format!("the kernel's verifier refuses it: {said} ({error})"),
+        None => format!("the kernel refuses it: {error}"),
+    };
+    KernelError::Program { step, program, why, verifier_log: Some(log).filter(|log| !log.trim().is_empty()) }
+}
+
+/// Whether a line of the verifier's shows an instruction or where it came from: `12: (79) r1 = …`, `; let x`, `from 3 to 5: …`.
+fn is_instruction(line: &str) -> bool {
+    let number = line.split(':').next().unwrap_or_default();
+    line.starts_with(';') || line.starts_with("from ") || (number != line && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// An error with its causes.
+fn in_one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(log: &str) -> String {
+        let log = log.to_owned();
+        refused("load", "iter_task", &io::Error::from_raw_os_error(libc::EACCES), log).to_string()
+    }
+
+    #[test]
+    fn a_refusal_is_one_line_with_the_verifiers_reason() {
+        let log = "0: R1=ctx() R10=fp0\n; let on_cpu = task.on_cpu() @ kernel.rs:160\n105: (61) r1 = *(u32 *)(r6 +52)\n\
+                   access beyond the end of member on_cpu (mend:53) in struct task_struct with off 52 size 4\n\
+                   verification time 1874 usec\nstack depth 16\n\
+                   processed 105 insns (limit 1000000) max_states_per_insn 0 total_states 5 peak_states 5 mark_read 2\n\n";
+        let said = line(log);
+        assert!(said.contains("iter_task") && said.contains("(mend:53) in struct task_struct"), "{said}");
+        assert!(said.lines().count() == 1 && !said.contains("processed"), "{said}");
+    }
+
+    #[test]
+    fn a_refusal_without_a_reason_tells_the_error() {
+        for log in ["", "\n", "0: R1=ctx()\n1: (95) exit\nprocessed 2 insns (limit 1000000)"] {
+            let said = line(log);
+            assert!(said.contains("the kernel refuses it: Permission denied"), "{said}");
+        }
+    }
 }

@@ -25,14 +25,15 @@ mod rows;
 mod sampler;
 pub mod sys;
 pub mod syscalls;
+mod trial;
 mod unwind;
 
 pub use drain::{LedgerAccount, RawWindow, SyscallAccount};
 pub use error::KernelError;
-pub use load::EmptyPrograms;
 pub use offsets::HierarchyKind;
 pub use profiler_ebpf::{Counter, EventKind, RecordHeader, RecordKind, settings::filter};
 pub use records::{Record, parse_all};
+pub use trial::EmptyPrograms;
 pub use unwind::{Announcement, GracePeriod, UnwindMaps};
 
 use std::time::Duration;

@@ -7,7 +7,7 @@ use std::{
 
 use aya_obj::generated::{bpf_cmd::BPF_MAP_CREATE, bpf_map_type::BPF_MAP_TYPE_ARRAY};
 
-use super::{KernelError, cpus, load::EmptyPrograms, sampler, sys};
+use super::{HierarchyKind, KernelError, cpus, sampler, sys, trial};
 
 const MEMBARRIER_CMD_QUERY: libc::c_int = 0;
 const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
@@ -28,9 +28,9 @@ pub fn sampling_event() -> io::Result<()> {
     sampler::open_event(cpu, u64::from(u32::MAX)).map(drop)
 }
 
-/// Loads and attaches a program that does nothing, the way the real ones are.
-pub fn tracing_program() -> Result<(), KernelError> {
-    EmptyPrograms::attach(&["sched_switch".to_owned()], false).map(drop)
+/// Loads and attaches every program that a recording does, and takes all away again.
+pub fn programs(hierarchy: HierarchyKind) -> Result<(), KernelError> {
+    trial::load_and_attach_all(hierarchy)
 }
 
 /// Lets the kernel count the run time of programs, for an instant.

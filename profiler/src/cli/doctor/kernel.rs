@@ -39,6 +39,11 @@ pub fn types(offsets: &Result<Offsets, KernelError>) -> Finding {
             format!("the kernel has no {of}.{member}"),
             "use kernel 5.15 or newer; a newer one may have renamed it, which is worth a report",
         ),
+        Err(KernelError::OddMember { of, member, found, expected }) => Finding::missing(
+            CHECK,
+            format!("the kernel's {of}.{member} is {found}, and not {expected}"),
+            "use a newer version of profiler; if there is none, this is worth a report",
+        ),
         Err(KernelError::MissingController { controller }) => Finding::missing(
             CHECK,
             format!("the kernel has no cgroup controller `{controller}`"),
@@ -55,7 +60,7 @@ pub fn types(offsets: &Result<Offsets, KernelError>) -> Finding {
 /// The clock by which waits without quota are told from others.
 pub fn throttle_clock(offsets: &Offsets) -> Finding {
     const CHECK: &str = "throttle clock";
-    if offsets.cfs_rq_throttled_time == Offsets::ABSENT || offsets.task_cfs_rq == Offsets::ABSENT {
+    if offsets.cfs_rq_throttled_time.is_absent() || offsets.task_cfs_rq.is_absent() {
         return Finding::warning(
             CHECK,
             "none: time throttled by a quota, if there is any, counts as runnable_other",
@@ -63,7 +68,7 @@ pub fn throttle_clock(offsets: &Offsets) -> Finding {
         );
     }
     // Clocks that are not the kernel's own for this purpose come with a count to go by.
-    let which = if offsets.cfs_rq_throttle_count == Offsets::ABSENT { "the kernel's own" } else { "the older one" };
+    let which = if offsets.cfs_rq_throttle_count.is_absent() { "the kernel's own" } else { "the older one" };
     Finding::ok(CHECK, which)
 }
 
@@ -105,11 +110,17 @@ fn refusal(error: &io::Error, capability: &str, absent: &str) -> String {
     }
 }
 
-/// Whether a program could be loaded and attached to the scheduler.
-pub fn tracing(probed: &Result<(), KernelError>) -> Finding {
+/// Whether every program that a recording needs could be loaded and attached.
+pub fn programs(probed: &Result<(), KernelError>) -> Finding {
     const CHECK: &str = "kernel programs";
     match probed {
-        Ok(()) => Finding::ok(CHECK, "load, and attach to the scheduler"),
+        Ok(()) => Finding::ok(CHECK, "all load and attach"),
+        Err(error @ KernelError::Program { verifier_log: Some(_), .. }) => Finding::missing(
+            CHECK,
+            without_referral(&error.to_string()),
+            "use another kernel or a newer version of profiler; that it is refused is worth a report, with what \
+             `profiler doctor --verifier-log` says",
+        ),
         Err(error) => Finding::missing(
             CHECK,
             without_referral(&error.to_string()),
@@ -226,6 +237,13 @@ mod tests {
     fn what_the_types_lack_is_named() {
         let member = Err(KernelError::MissingMember { of: "task_struct", member: "__state" });
         assert!(types(&member).found.contains("task_struct.__state"));
+        let odd = KernelError::OddMember {
+            of: "task_struct",
+            member: "pid",
+            found: "a struct of 3 bytes".to_owned(),
+            expected: "a number of 4 bytes".to_owned(),
+        };
+        assert!(types(&Err(odd)).found.contains("task_struct.pid is a struct of 3 bytes"));
         let controller = Err(KernelError::MissingController { controller: "pids".to_owned() });
         assert!(types(&controller).found.contains("pids"));
         let unreadable = Err(KernelError::Btf(BtfError::Malformed("no BTF header")));
@@ -253,11 +271,25 @@ mod tests {
     fn a_refused_program_is_told_in_the_kernel_rooms_words() {
         let refused =
             Err(KernelError::NotPermitted { what: "load `sched_switch`".to_owned(), missing: "CAP_BPF".to_owned() });
-        let finding = tracing(&refused);
+        let finding = programs(&refused);
         assert_eq!(finding.verdict, Verdict::Missing);
         assert!(finding.found.contains("sched_switch") && finding.found.contains("CAP_BPF"), "{finding:?}");
         assert!(!finding.found.contains("doctor"), "{finding:?}");
-        assert_eq!(tracing(&Ok(())).verdict, Verdict::Ok);
+        assert_eq!(programs(&Ok(())).verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_program_that_the_verifier_refuses_is_told_as_a_recording_tells_it() {
+        let refused = KernelError::Program {
+            step: "load",
+            program: "iter_task",
+            why: "the kernel's verifier refuses it: R9 !read_ok (Permission denied)".to_owned(),
+            verifier_log: Some("0: (79) r0 = *(u64 *)(r9 +0)\nR9 !read_ok".to_owned()),
+        };
+        let told = refused.to_string();
+        let finding = programs(&Err(refused));
+        assert!(told.starts_with(&finding.found) && finding.found.ends_with("(Permission denied)"), "{finding:?}");
+        assert!(finding.remedy.is_some_and(|remedy| remedy.contains("--verifier-log")));
     }
 
     #[test]

@@ -40,6 +40,10 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t, env = "PROFILER_FORMAT")]
     format: ListFormat,
 
+    /// Show all that the kernel's verifier says of a program that it refuses
+    #[arg(long, env = "PROFILER_VERIFIER_LOG", value_parser = clap::builder::FalseyValueParser::new())]
+    verifier_log: bool,
+
     #[command(flatten)]
     sources: ContainerSources,
 }
@@ -51,11 +55,15 @@ struct Diagnosis {
     can_run: bool,
     /// The checks, in the order in which to put things right.
     checks: Vec<Finding>,
+    /// What the kernel's verifier says of the program that it refuses, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verifier_log: Option<String>,
 }
 
 impl Diagnosis {
     fn of(checks: Vec<Finding>) -> Self {
-        Self { can_run: checks.iter().all(|finding| finding.verdict < Verdict::Missing), checks }
+        let can_run = checks.iter().all(|finding| finding.verdict < Verdict::Missing);
+        Self { can_run, checks, verifier_log: None }
     }
 
     fn status(&self) -> Status {
@@ -79,7 +87,9 @@ impl Diagnosis {
             (1, _) => "profiler cannot run here: one thing is missing.".to_owned(),
             (missing, _) => format!("profiler cannot run here: {missing} things are missing."),
         };
-        format!("{lines}\n{summary}\n")
+        let log = self.verifier_log.as_ref();
+        let log = log.map(|log| format!("\nThe kernel's verifier says:\n{}\n", log.trim_end())).unwrap_or_default();
+        format!("{lines}\n{summary}\n{log}")
     }
 }
 
@@ -94,7 +104,8 @@ pub fn run(args: &Args) -> anyhow::Result<Status> {
         destination::write(Path::new("-"), Access::Usual, |writer| Ok(writer.write_all(text.as_bytes())?))?;
         return Ok(Status::Done);
     }
-    let diagnosis = Diagnosis::of(look(&args.sources.options()?));
+    let (findings, verifier_log) = look(&args.sources.options()?);
+    let diagnosis = Diagnosis { verifier_log: verifier_log.filter(|_| args.verifier_log), ..Diagnosis::of(findings) };
     let text = match args.format {
         ListFormat::Text => diagnosis.text(),
         ListFormat::Json => printable_json(&serde_json::to_string_pretty(&diagnosis)?).into_owned() + "\n",
@@ -103,16 +114,18 @@ pub fn run(args: &Args) -> anyhow::Result<Status> {
     Ok(diagnosis.status())
 }
 
-/// All checks: rights first, since most else follows from them.
-fn look(options: &ResolverOptions) -> Vec<Finding> {
+/// All checks: rights first, since most else follows from them. And what the verifier said of a program that it refuses.
+fn look(options: &ResolverOptions) -> (Vec<Finding>, Option<String>) {
     let hierarchy = Hierarchy::detect(options.cgroup_root.as_deref());
-    let offsets = resolve_offsets(hierarchy.as_ref().ok().map(|(hierarchy, _)| hierarchy));
+    let kind = kind(hierarchy.as_ref().ok().map(|(hierarchy, _)| hierarchy));
+    let offsets = resolve_offsets(&kind);
+    let programs = probe::programs(kind);
     let mut findings = vec![kernel::release(read("/proc/sys/kernel/osrelease").as_deref()), kernel::types(&offsets)];
     findings.extend(look_at_rights());
     findings.extend([
         kernel::bpf(&probe::bpf_map()),
         kernel::sampling(&probe::sampling_event()),
-        kernel::tracing(&probe::tracing_program()),
+        kernel::programs(&programs),
         kernel::jit(read("/proc/sys/net/core/bpf_jit_enable").as_deref()),
         kernel::run_time_statistics(&probe::run_time_statistics()),
         kernel::grace_period(probe::grace_period()),
@@ -123,7 +136,11 @@ fn look(options: &ResolverOptions) -> Vec<Finding> {
         kernel::hardware_counters(&names_in(Path::new("/sys/bus/event_source/devices"))),
     ]);
     findings.extend(look_at_host(options, &hierarchy));
-    findings
+    let verifier_log = match programs {
+        Err(KernelError::Program { verifier_log, .. }) => verifier_log,
+        _ => None,
+    };
+    (findings, verifier_log)
 }
 
 fn look_at_rights() -> [Finding; 5] {
@@ -168,15 +185,19 @@ fn extent(hierarchy: &Hierarchy) -> Extent {
     if is_hosts_root { Extent::Whole } else { Extent::Part }
 }
 
-/// The members that the programs load; without a hierarchy, those that v2 needs.
-fn resolve_offsets(hierarchy: Option<&Hierarchy>) -> Result<Offsets, KernelError> {
-    let kind = match hierarchy.map(|hierarchy| &hierarchy.version) {
+/// Where cgroup ids come from; without a hierarchy, what the programs are tried with.
+fn kind(hierarchy: Option<&Hierarchy>) -> HierarchyKind {
+    match hierarchy.map(|hierarchy| &hierarchy.version) {
         Some(Version::V1 { controller, number }) => {
             HierarchyKind::V1 { controller: controller.clone(), number: *number }
         }
         Some(Version::V2) | None => HierarchyKind::V2,
-    };
-    offsets::resolve(&KernelTypes::of_running_kernel()?, &kind)
+    }
+}
+
+/// The members that the programs load.
+fn resolve_offsets(kind: &HierarchyKind) -> Result<Offsets, KernelError> {
+    offsets::resolve(&KernelTypes::of_running_kernel()?, kind)
 }
 
 /// A file of /proc or /sys, where it can be read.
@@ -236,7 +257,7 @@ mod tests {
     #[test]
     fn this_machine_is_looked_at_whatever_it_allows() {
         let options = ResolverOptions { well_known_sockets: false, ..ResolverOptions::default() };
-        let findings = look(&options);
+        let (findings, _) = look(&options);
         for finding in &findings {
             assert_eq!(finding.remedy.is_none(), finding.verdict == Verdict::Ok, "{finding:?}");
             assert!(!finding.found.contains('\n'), "{finding:?}");
