@@ -38,13 +38,7 @@ fn fetch_package(meta: &str, version: &str, folder: &Path) -> Result<()> {
         .args(["-o", "APT::Sandbox::User=root", "-qq", "download", package])
         .directory(folder)
         .run()?;
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
-        let archive = entry?.path();
-        if archive.extension().is_some_and(|extension| extension == "deb") {
-            Step::new(format!("unpack {package}"), "dpkg").arg("-x").arg(&archive).arg(folder).run()?;
-            fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
-        }
-    }
+    unpack_all(folder)?;
     // Modules are not used: everything the smoke needs is built in.
     let modules = folder.join("lib");
     if modules.is_dir() {
@@ -53,10 +47,23 @@ fn fetch_package(meta: &str, version: &str, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn image_in(folder: &Path) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder.join("boot")).ok()?;
-    entries
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
+/// Unpacks the packages in `folder` there, and removes them.
+pub(super) fn unpack_all(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let archive = entry?.path();
+        if archive.extension().is_some_and(|extension| extension == "deb") {
+            Step::new(format!("unpack {}", archive.display()), "dpkg").arg("-x").arg(&archive).arg(folder).run()?;
+            fs::remove_file(&archive).with_context(|| format!("cannot remove {}", archive.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The kernel image among a package's files, old and new: `boot/vmlinuz-VERSION`, `usr/lib/modules/VERSION/vmlinuz`.
+pub(super) fn image_in(folder: &Path) -> Option<PathBuf> {
+    let entries =
+        |path: &str| fs::read_dir(folder.join(path)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let in_boot = entries("boot")
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")));
+    in_boot.or_else(|| entries("usr/lib/modules").map(|modules| modules.join("vmlinuz")).find(|path| path.is_file()))
 }

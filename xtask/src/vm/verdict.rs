@@ -28,7 +28,7 @@ const PARTS: [&str; 10] = [
 pub fn check(results: &Results, version: &str) -> Result<String> {
     let kernel = results.section("kernel")?;
     ensure!(
-        kernel.strip_prefix(version).is_some_and(|rest| rest.starts_with('.')),
+        kernel.strip_prefix(version).is_some_and(|rest| rest.starts_with(['.', '-'])),
         "the guest runs {kernel}, not {version}"
     );
     for log in ["record.log", "report.log", "folded.log"] {
@@ -39,6 +39,11 @@ pub fn check(results: &Results, version: &str) -> Result<String> {
             results.section("doctor")?
         );
     }
+    let doctor = results.section("doctor")?;
+    ensure!(
+        doctor.contains("\nprofiler can run here") && doctor.ends_with("exit status 0"),
+        "profiler records in the guest, where doctor says that it cannot:\n{doctor}"
+    );
     let report: Value = serde_json::from_str(results.section("report.json")?).context("the report is not JSON")?;
     let samples = coverage(&report)?;
     let spinner = container(&report, SPINNER)?;
@@ -152,6 +157,10 @@ mod tests {
     }
 
     fn results(lost: u64, cpu_user_s: f64) -> Results {
+        results_with(lost, cpu_user_s, "ok  kernel  6.1\n\nprofiler can run here.\nexit status 0")
+    }
+
+    fn results_with(lost: u64, cpu_user_s: f64, doctor: &str) -> Results {
         let report = json!({
             "window": { "duration_s": 5.0 },
             "host": { "cpus": 2 },
@@ -165,7 +174,7 @@ mod tests {
             + &section("record.log", "exit status 0")
             + &section("report.log", "exit status 0")
             + &section("folded.log", "exit status 0")
-            + &section("doctor", "fine")
+            + &section("doctor", doctor)
             + &section("report.json", &report.to_string())
             + &section("stacks.folded", folded);
         text.into()
@@ -180,6 +189,14 @@ mod tests {
     #[test]
     fn another_kernel_than_asked_for_is_noticed() {
         assert!(check(&results(30, 4.5), "6.12").is_err());
+        assert!(check(&results(30, 4.5), "6.1.0-56").is_ok());
+    }
+
+    #[test]
+    fn a_doctor_that_disagrees_with_the_recording_is_noticed() {
+        let doctor = "missing  kernel programs  no\n\nprofiler cannot run here: one thing is missing.\nexit status 1";
+        let message = check(&results_with(30, 4.5, doctor), "6.1").map_err(|error| error.to_string());
+        assert!(message.is_err_and(|text| text.contains("doctor says")));
     }
 
     #[test]
