@@ -101,6 +101,10 @@ fn wrong_usage_has_status_2_and_says_what_to_do() -> Result {
     assert!(error.contains("add --format pprof, folded, speedscope or json"), "{error}");
     let error = failure(profiler(&["report", &recording(), "-o", &recording()]), 2)?;
     assert!(error.contains("is the recording itself"), "{error}");
+    let error = failure(profiler(&["record", "-o", "x.png", "--"]), 2)?;
+    assert!(error.contains("no command after `--`"), "{error}");
+    let error = failure(profiler(&["record", "-o", "x.profile", "--pid", "0"]), 2)?;
+    assert!(error.contains("--pid"), "{error}");
     failure(profiler(&["flamegraph"]), 2)?;
     failure(profiler(&["flamegraph", &recording(), "--kind", "gpu"]), 2)?;
     failure(profiler(&["no-such-verb"]), 2)?;

@@ -13,6 +13,7 @@ mod doctor;
 mod export;
 mod flamegraph;
 mod input;
+mod interruption;
 mod man;
 pub mod record;
 mod report;
@@ -22,7 +23,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 
 pub use input::WrongUsage;
 
@@ -70,6 +71,9 @@ enum Verb {
     BenchUnwindTables(bench_unwind_tables::Args),
 }
 
+/// What is wrong with `profiler record --`.
+const NO_COMMAND: &str = "there is no command after `--`; name one, or leave `--` out to record the whole host";
+
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -107,7 +111,16 @@ pub fn run() -> ExitCode {
 
 /// Runs the program with these arguments, the program's name first.
 pub fn run_with(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Status {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let ends_in_dashes = arguments.last().is_some_and(|last| last == "--");
+    let parsed = Cli::try_parse_from(arguments).and_then(|cli| match &cli.verb {
+        // A command that a script's empty variable took away, and not a wish for the whole host.
+        Verb::Record(args) if ends_in_dashes && !args.has_command() => {
+            Err(Cli::command().error(ErrorKind::MissingRequiredArgument, NO_COMMAND))
+        }
+        _ => Ok(cli),
+    });
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Where not even this can be written, nobody reads it.

@@ -4,17 +4,17 @@ use std::{
     ffi::OsString,
     io::{IsTerminal, stderr},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Status, WrongUsage, containers::ContainerSources};
+use super::{
+    Status, WrongUsage,
+    containers::ContainerSources,
+    interruption::{Interruptions, ONE_REQUEST},
+};
 use crate::{
     collect::{CollectOptions, Collection, CommandError, Haste, HeldCommand, Outcome, displayed},
     container,
@@ -28,6 +28,9 @@ use crate::{
 /// Time between two looks into the rings.
 const POLL: Duration = Duration::from_millis(50);
 
+/// Time between two looks at a command that is to end.
+const WAIT: Duration = Duration::from_millis(10);
+
 /// Highest sampling frequency: beyond it the samples themselves are most of what is measured.
 const MOST_HZ: u32 = 10_000;
 
@@ -40,7 +43,7 @@ const NOT_FOUND: u8 = 127;
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Args {
-    /// How long to record: 300ms, 10s, 5m, 1h [default: 10s, or as long as the command runs]
+    /// How long to record: 300ms, 10s, 5m, 1h; a command that runs longer goes on [default: 10s, or as long as the command runs]
     #[arg(short, long, env = "PROFILER_DURATION", value_parser = parse_duration)]
     duration: Option<Duration>,
     /// On-CPU samples a second on each CPU
@@ -69,7 +72,7 @@ pub struct Args {
     #[arg(long, env = "PROFILER_NAMESPACE", value_name = "PATTERN", value_delimiter = ',')]
     namespace: Vec<String>,
     /// Only this process and the children it will have; may be repeated
-    #[arg(short, long, env = "PROFILER_PID", value_delimiter = ',')]
+    #[arg(short, long, env = "PROFILER_PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
     /// Which stacks .svg and .folded hold [default: on-CPU where recorded, else off-CPU]
     #[arg(long, env = "PROFILER_KIND")]
@@ -96,8 +99,19 @@ pub struct Args {
     #[command(flatten)]
     sources: ContainerSources,
     /// Profile this command and its children until it ends
+    ///
+    /// The exit status is the command's. A first signal (Ctrl-C, SIGTERM, SIGHUP, SIGQUIT) ends the recording and reaches the
+    /// command as well; what was captured is written, and the command is waited for. A second kills it and what descends
+    /// from it.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+impl Args {
+    /// Whether a command is to be recorded.
+    pub(super) fn has_command(&self) -> bool {
+        !self.command.is_empty()
+    }
 }
 
 /// Records and writes.
@@ -120,15 +134,33 @@ fn failed_with(error: &anyhow::Error, status: u8) -> Status {
     Status::Command(status)
 }
 
+/// How a recording ended.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// Its time was up.
+    TimeUp,
+    /// This signal.
+    Interrupted(i32),
+    /// The command ended.
+    Command(Outcome),
+}
+
 fn record(args: &Args, format: Format) -> anyhow::Result<Status> {
     let mut command = if args.command.is_empty() { None } else { Some(HeldCommand::hold(&args.command)?) };
-    let stop = stop_on_signals()?;
+    let mut signals = Interruptions::listen().context("cannot handle signals")?;
     let mut collection = Collection::start(options(args, command.as_ref())?)?;
     if let Some(command) = &mut command {
+        if signals.take().is_some() {
+            super::print_note("interrupted before the command was started: nothing was recorded");
+            return Ok(Status::Interrupted);
+        }
+        collection.begin_process_anew(command.pid())?;
         command.release()?;
     }
-    let outcome = watch(&mut collection, command.as_mut(), duration(args), &stop)?;
-    let interrupted = stop.load(Ordering::Relaxed);
+    let mut end = watch(&mut collection, command.as_mut(), duration(args), &mut signals)?;
+    if let (End::Interrupted(signal), Some(command)) = (end, &mut command) {
+        end = pass_on(command, signal, &mut signals)?;
+    }
     let profile = collection.finish()?;
     let options = WriteOptions {
         kind: args.kind,
@@ -140,11 +172,56 @@ fn record(args: &Args, format: Format) -> anyhow::Result<Status> {
     output::write_as(&profile, format, &args.output, &options)
         .with_context(|| format!("recorded, but not written to {}", args.output.display()))?;
     tracing::info!("wrote {}", args.output.display());
-    Ok(match outcome {
-        Some(outcome) => Status::Command(outcome.status()),
-        None if interrupted => Status::Interrupted,
-        None => Status::Done,
-    })
+    let status = match (end, &mut command) {
+        (End::Command(outcome), _) => Status::Command(outcome.status()),
+        (End::Interrupted(_), Some(command)) => Status::Command(wait_for(command, &mut signals)?.status()),
+        (End::Interrupted(_), None) => Status::Interrupted,
+        (End::TimeUp, Some(command)) => {
+            super::print_note(&format!("the time was up; the command goes on, as process {}", command.pid()));
+            Status::Done
+        }
+        (End::TimeUp, None) => Status::Done,
+    };
+    profile.nothing_seen().map_or(Ok(status), |why| Err(anyhow!(why)))
+}
+
+/// Lets the command have the signal that ended the recording, unless its whole process group was sent it.
+fn pass_on(command: &mut HeldCommand, signal: i32, signals: &mut Interruptions) -> anyhow::Result<End> {
+    let until = Instant::now() + ONE_REQUEST;
+    loop {
+        if let Some(outcome) = command.poll().context("cannot wait for the command")? {
+            return Ok(End::Command(outcome));
+        }
+        if Instant::now() >= until {
+            break;
+        }
+        std::thread::sleep(WAIT);
+    }
+    signals.forget();
+    if !command.has_got(signal) {
+        command.signal(signal).context("cannot pass the signal on to the command")?;
+    }
+    Ok(End::Interrupted(signal))
+}
+
+/// Waits until the command ends, or kills it where one more signal asks for it.
+fn wait_for(command: &mut HeldCommand, signals: &mut Interruptions) -> anyhow::Result<Outcome> {
+    let mut told = false;
+    loop {
+        if let Some(outcome) = command.poll().context("cannot wait for the command")? {
+            return Ok(outcome);
+        }
+        if signals.take().is_some() {
+            command.kill().context("cannot kill the command")?;
+        } else if !told {
+            told = true;
+            let pid = command.pid();
+            super::print_note(&format!(
+                "the recording is written; waiting for the command to end (process {pid}), one more signal kills it"
+            ));
+        }
+        std::thread::sleep(WAIT);
+    }
 }
 
 fn options(args: &Args, command: Option<&HeldCommand>) -> anyhow::Result<CollectOptions> {
@@ -190,8 +267,8 @@ fn watch(
     collection: &mut Collection,
     mut command: Option<&mut HeldCommand>,
     duration: Option<Duration>,
-    stop: &AtomicBool,
-) -> anyhow::Result<Option<Outcome>> {
+    signals: &mut Interruptions,
+) -> anyhow::Result<End> {
     let began = Instant::now();
     let progress = Progress::start(duration);
     loop {
@@ -201,24 +278,17 @@ fn watch(
         if let Some(command) = command.as_deref_mut()
             && let Some(outcome) = command.poll().context("cannot wait for the command")?
         {
-            return Ok(Some(outcome));
+            return Ok(End::Command(outcome));
+        }
+        if let Some(signal) = signals.take() {
+            return Ok(End::Interrupted(signal));
         }
         let left = duration.map_or(POLL, |duration| duration.saturating_sub(began.elapsed()));
-        // A signal for the whole foreground group ends the command as well: its status is the one to report.
-        if left.is_zero() || (stop.load(Ordering::Relaxed) && command.is_none()) {
-            return Ok(None);
+        if left.is_zero() {
+            return Ok(End::TimeUp);
         }
         std::thread::sleep(left.min(POLL));
     }
-}
-
-/// A flag that SIGINT and SIGTERM raise.
-fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle signals")?;
-    }
-    Ok(stop)
 }
 
 /// The progress line, where somebody watches.

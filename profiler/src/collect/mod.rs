@@ -4,6 +4,7 @@
 //! gives addresses their place in files while their processes live; [`Collection::finish`] ends the last window and
 //! gives everything its name.
 
+mod asked;
 mod assemble;
 mod command;
 mod first;
@@ -19,7 +20,6 @@ pub use machine::{host_name, own_cpu_ns};
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -40,7 +40,7 @@ use crate::{
         RecordKind, filter, parse_all,
     },
     memory,
-    process::{Pid, Registers, Tracker, TrackerError, TrackerOptions, UnwinderOptions},
+    process::{Namespace, Pid, Registers, Tracker, TrackerError, TrackerOptions, UnwinderOptions},
     profile::{OffCpuReason, Profile},
     symbol::{self, SymbolError, Symbolizer},
 };
@@ -67,6 +67,10 @@ const TABLES_AT_START: Duration = Duration::from_secs(2);
 /// need.
 const TABLES_AT_WINDOW_END: Duration = Duration::from_millis(100);
 const TABLES_AT_END: Duration = Duration::from_millis(700);
+
+/// What is wrong where /proc tells other ids than the kernel.
+const FOREIGN_PIDS: &str = "this is not the host's pid namespace: processes cannot be looked up by the ids that the kernel \
+    tells, so that stacks lack names and depth; run on the host, or with hostPID: true (docker run --pid=host)";
 
 /// What to collect, and of whom.
 #[derive(Debug, Clone)]
@@ -143,6 +147,27 @@ pub enum CollectError {
     /// A process to be measured does not exist.
     #[error("there is no process {0}; `ps` shows which there are")]
     NoProcess(u32),
+    /// A process to be measured has ended and was not waited for yet.
+    #[error("process {0} has ended (its parent has not waited for it yet): there is nothing to measure")]
+    Ended(u32),
+    /// The id of a thread where a process is wanted.
+    #[error(
+        "{thread} is a thread ({name}) of process {process}; give --pid {process}, and --threads to tell its threads apart"
+    )]
+    IsThread {
+        /// The id that was given.
+        thread: u32,
+        /// The thread's name.
+        name: String,
+        /// The process it belongs to.
+        process: u32,
+    },
+    /// Ids of processes mean others to the kernel programs than here.
+    #[error(
+        "processes cannot be picked from here: this is not the host's pid namespace, and the kernel programs tell \
+         processes by the host's ids; run on the host, or in a container with hostPID: true (docker run --pid=host)"
+    )]
+    PidNamespace,
 }
 
 /// On whose account something is: container index, process and the program it ran, and thread name.
@@ -190,9 +215,7 @@ pub struct Collection {
 impl Collection {
     /// Loads, attaches and begins.
     pub fn start(options: CollectOptions) -> Result<Self, CollectError> {
-        if let Some(pid) = options.processes.iter().find(|pid| !PathBuf::from(format!("/proc/{pid}")).exists()) {
-            return Err(CollectError::NoProcess(*pid));
-        }
+        asked::check(&options.processes)?;
         let own_cpu_ns = machine::own_cpu_ns();
         let mut resolver = ContainerResolver::start(options.containers.clone())?;
         let tracker = Tracker::spawn(TrackerOptions::default())?;
@@ -260,9 +283,18 @@ impl Collection {
         };
         this.follow_containers();
         this.note_pressure();
+        if Namespace::Pid.is_of_our_own() {
+            this.warnings.push(FOREIGN_PIDS.to_owned());
+        }
         // What the loading took is many times what goes on to be needed.
         memory::give_back();
         Ok(this)
+    }
+
+    /// Lets the time of a process begin now, one that is selected and about to become the command to be measured. Its only
+    /// thread is blocked.
+    pub fn begin_process_anew(&mut self, pid: u32) -> Result<(), CollectError> {
+        Ok(self.kernel.begin_process_anew(pid)?)
     }
 
     /// Takes what has gathered. To be called several times a second; what processes have mapped is remembered for a minute after

@@ -14,6 +14,7 @@ pub mod cpus;
 mod drain;
 mod drainer;
 mod error;
+mod held;
 mod idle;
 mod load;
 mod mapped;

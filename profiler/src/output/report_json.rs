@@ -46,6 +46,9 @@ pub struct Analysis {
     pub not_looked_for: Vec<String>,
     /// Thread-seconds set aside as idle waiting.
     pub idle_s: f64,
+    /// Why nothing can be said: nothing was seen of what was asked for. Absent where anything was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nothing_seen: Option<String>,
 }
 
 /// The stretch of time.
@@ -379,6 +382,7 @@ pub fn report<'p>(scope: &Scope<'p>) -> Report<'p> {
             withheld: analysis.withheld,
             not_looked_for: analysis.not_looked_for,
             idle_s: analysis.idle_s,
+            nothing_seen: super::targets::nothing_seen(scope),
         },
     }
 }

@@ -28,10 +28,18 @@ pub fn blamed(scope: &Scope<'_>) -> FxHashSet<String> {
     targets.into_iter().map(|target| target.blame.function).filter(|function| !function.is_empty()).collect()
 }
 
+/// Why nothing can be said about the selected containers; `None` if anything of them was seen.
+pub fn nothing_seen(scope: &Scope<'_>) -> Option<String> {
+    scope.profile.nothing_seen().or_else(|| scope.profile.nothing_seen_of(super::report_tables::selected(scope)))
+}
+
 /// The report's first part.
 pub fn sections(scope: &Scope<'_>) -> Vec<Section> {
     let analysis = target::analyse(scope.profile);
     let title = "What to change first".to_owned();
+    if let Some(why) = nothing_seen(scope) {
+        return vec![Section { title, body: Body::Lines(vec![("nothing", why)]) }];
+    }
     if !analysis.withheld.is_empty() {
         let lines = analysis.withheld.into_iter().map(|why| ("withheld", why)).collect();
         return vec![Section { title, body: Body::Lines(lines) }];

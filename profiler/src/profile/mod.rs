@@ -18,6 +18,7 @@ mod sample;
 mod selection;
 #[cfg(test)]
 pub(crate) mod testing;
+mod unseen;
 
 pub use check::Inconsistency;
 pub use coarse::OTHER_SYSCALLS;

@@ -17,7 +17,7 @@ use profiler_ebpf::Offsets;
 use serde::Serialize;
 
 use self::finding::{Finding, Verdict};
-use self::host::{Extent, Namespace};
+use self::host::Extent;
 use super::Status;
 use super::containers::{ContainerSources, ListFormat};
 use crate::container::cgroup;
@@ -27,6 +27,7 @@ use crate::container::{ContainerError, ResolverOptions};
 use crate::kernel::btf::KernelTypes;
 use crate::kernel::{HierarchyKind, KernelError, cpus, offsets, probe};
 use crate::output::destination::{self, Access};
+use crate::process::Namespace;
 use crate::terminal::{printable, printable_json};
 
 /// Arguments of `profiler doctor`.

@@ -1,8 +1,15 @@
 //! A command to be profiled from its first instruction: forked at once, so that its process id can be selected in the
 //! kernel, and let go when the programs watch.
+//!
+//! It runs as it would without us: in our process group, with the descriptors, limits, signal mask and dispositions that this
+//! process was started with. Which file it is was found out before, so that the child only calls execve(2).
+
+mod descendants;
+mod search;
+mod witness;
 
 use std::{
-    ffi::{CString, OsStr, OsString},
+    ffi::{CStr, CString, OsStr, OsString},
     io::{self, Read, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -11,6 +18,12 @@ use std::{
 };
 
 use thiserror::Error;
+
+use crate::inherited;
+use witness::GroupWitness;
+
+/// What runs files that are executable but no program: scripts that do not say what they are for, as execvp(3) does.
+const SHELL: &CStr = c"/bin/sh";
 
 /// Why a command does not run.
 #[derive(Debug, Error)]
@@ -66,20 +79,47 @@ pub struct HeldCommand {
     release: Option<OwnedFd>,
     failure: OwnedFd,
     waited: bool,
+    /// None where it could not be started: signals are then passed on whoever else got them.
+    witness: Option<GroupWitness>,
+}
+
+/// What the child needs, laid out before the fork.
+struct Program {
+    file: CString,
+    arguments: Vec<CString>,
+}
+
+impl Program {
+    fn of(command: &[OsString]) -> io::Result<Self> {
+        let name = command.first().map_or(OsStr::new(""), OsString::as_os_str);
+        let file = search::find(name, std::env::var_os("PATH").as_deref())?;
+        let text = |text: &OsStr| {
+            CString::new(text.as_bytes()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+        };
+        Ok(Self {
+            file: text(file.as_os_str())?,
+            arguments: command.iter().map(|argument| text(argument)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The arguments as execve(2) takes them, and those with which the shell would run the file.
+    fn pointers(&self) -> [Vec<*const libc::c_char>; 2] {
+        let arguments = self.arguments.iter().map(|argument| argument.as_ptr());
+        let by_shell = [SHELL.as_ptr(), self.file.as_ptr()].into_iter().chain(arguments.clone().skip(1));
+        [arguments.chain([std::ptr::null()]).collect(), by_shell.chain([std::ptr::null()]).collect()]
+    }
 }
 
 impl HeldCommand {
-    /// Forks. To be called while this process has one thread only.
+    /// Forks. To be called while this process has one thread only, and before it handles signals.
     pub fn hold(command: &[OsString]) -> Result<Self, CommandError> {
         let name = command.first().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let process = |source: io::Error| CommandError::Process { command: name.clone(), source };
-        let arguments: Vec<CString> = command
-            .iter()
-            .map(|argument| CString::new(argument.as_bytes()))
-            .collect::<Result<_, _>>()
-            .map_err(|error| process(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        let mut pointers: Vec<*const libc::c_char> = arguments.iter().map(|argument| argument.as_ptr()).collect();
-        pointers.push(std::ptr::null());
+        let program = Program::of(command).map_err(|error| not_run(&name, error))?;
+        let [arguments, by_shell] = program.pointers();
+        let witness = GroupWitness::start()
+            .inspect_err(|error| tracing::warn!("signals for the whole process group cannot be told apart: {error}"))
+            .ok();
         let (held, release) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| process(e.into()))?;
         let (failure, failed) =
@@ -93,9 +133,12 @@ impl HeldCommand {
                 // The parent's end must be closed here, or its death would never be noticed.
                 drop(release);
                 drop(failure);
-                become_command(&held, &failed, &pointers)
+                become_command(&held, &failed, &program.file, &arguments, &by_shell)
             }
-            pid => Ok(Self { name, pid, release: Some(release), failure, waited: false }),
+            pid => {
+                wait_for_children();
+                Ok(Self { name, pid, release: Some(release), failure, waited: false, witness })
+            }
         }
     }
 
@@ -113,15 +156,7 @@ impl HeldCommand {
         let mut errno = [0_u8; 4];
         let failure = self.failure.try_clone().map_err(process)?;
         match std::fs::File::from(failure).read(&mut errno) {
-            Ok(4) => {
-                let source = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-                let command = self.name.clone();
-                Err(if source.kind() == io::ErrorKind::NotFound {
-                    CommandError::NotFound { command }
-                } else {
-                    CommandError::NotExecutable { command, source }
-                })
-            }
+            Ok(4) => Err(not_run(&self.name, io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))),
             // Closed by exec.
             Ok(_) => Ok(()),
             Err(error) => Err(process(error)),
@@ -147,6 +182,35 @@ impl HeldCommand {
     }
 }
 
+/// What to do with a command when this process is told to end.
+impl HeldCommand {
+    /// Whether the signal was sent to the whole process group, and so to the command as well.
+    pub fn has_got(&self, signal: i32) -> bool {
+        self.witness.as_ref().is_some_and(|witness| witness.saw(signal))
+    }
+
+    /// Passes a signal on to the command's process.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        if self.waited {
+            return Ok(());
+        }
+        // SAFETY: takes no pointers; our own child, which was not waited for, so the id is still its own.
+        if unsafe { libc::kill(self.pid, signal) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Kills the command and all that descends from it.
+    pub fn kill(&self) -> io::Result<()> {
+        let descendants = descendants::of(self.pid);
+        self.signal(libc::SIGKILL)?;
+        for pid in descendants {
+            // One that has ended by now is no failure.
+            // SAFETY: takes no pointers.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        Ok(())
+    }
+}
+
 impl Drop for HeldCommand {
     fn drop(&mut self) {
         // Never let go: it reads the end of its pipe and exits. Let go: it is the user's, and goes on.
@@ -158,17 +222,49 @@ impl Drop for HeldCommand {
     }
 }
 
+fn not_run(name: &str, source: io::Error) -> CommandError {
+    let command = name.to_owned();
+    match source.kind() {
+        io::ErrorKind::NotFound => CommandError::NotFound { command },
+        _ => CommandError::NotExecutable { command, source },
+    }
+}
+
+/// Where SIGCHLD is ignored, children leave no status behind. The command keeps what we were started with: it was forked
+/// before.
+fn wait_for_children() {
+    if inherited::is_ignored(libc::SIGCHLD) {
+        // SAFETY: installs no handler of ours.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    }
+}
+
 /// In the child: waits to be let go, then becomes the command.
-fn become_command(held: &OwnedFd, failed: &OwnedFd, arguments: &[*const libc::c_char]) -> ! {
+fn become_command(
+    held: &OwnedFd,
+    failed: &OwnedFd,
+    file: &CStr,
+    arguments: &[*const libc::c_char],
+    by_shell: &[*const libc::c_char],
+) -> ! {
     let mut byte = [0_u8];
-    // SAFETY: read, execvp, write and _exit are async-signal-safe; the pointers end with null and point into memory
-    // that the fork copied.
+    // SAFETY: signal, close, read, execv, write and _exit are async-signal-safe; the lists end with null and point into
+    // memory that the fork copied.
     unsafe {
+        if !inherited::sigpipe_was_ignored() {
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        }
+        for descriptor in inherited::closed_descriptors() {
+            libc::close(descriptor);
+        }
         if libc::read(held.as_raw_fd(), byte.as_mut_ptr().cast(), 1) == 1 {
-            if let Some(program) = arguments.first().filter(|program| !program.is_null()) {
-                libc::execvp(*program, arguments.as_ptr());
+            libc::execv(file.as_ptr(), arguments.as_ptr());
+            let mut errno = *libc::__errno_location();
+            if errno == libc::ENOEXEC {
+                libc::execv(SHELL.as_ptr(), by_shell.as_ptr());
+                errno = *libc::__errno_location();
             }
-            let errno = (*libc::__errno_location()).to_ne_bytes();
+            let errno = errno.to_ne_bytes();
             libc::write(failed.as_raw_fd(), errno.as_ptr().cast(), errno.len());
         }
         libc::_exit(127)
