@@ -22,6 +22,7 @@ use crate::{
         self, Format, Kind, Lines, Threads, WriteOptions,
         destination::{self, Access},
     },
+    profile::Profile,
     quantity::parse_duration,
 };
 
@@ -71,7 +72,7 @@ pub struct Args {
     /// Only containers of this Kubernetes namespace or glob; may be repeated
     #[arg(long, env = "PROFILER_NAMESPACE", value_name = "PATTERN", value_delimiter = ',')]
     namespace: Vec<String>,
-    /// Only this process and the children it will have; may be repeated
+    /// Only this process, or (Linux 6.9 and newer) thread, and the children it will have; may be repeated
     #[arg(short, long, env = "PROFILER_PID", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
     pid: Vec<u32>,
     /// Which stacks .svg and .folded hold [default: on-CPU where recorded, else off-CPU]
@@ -148,10 +149,13 @@ enum End {
 fn record(args: &Args, format: Format) -> anyhow::Result<Status> {
     let mut command = if args.command.is_empty() { None } else { Some(HeldCommand::hold(&args.command)?) };
     let mut signals = Interruptions::listen().context("cannot handle signals")?;
+    let postponed = signals.postpone();
     let mut collection = Collection::start(options(args, command.as_ref())?)?;
+    drop(postponed);
     if let Some(command) = &mut command {
         if signals.take().is_some() {
-            super::print_note("interrupted before the command was started: nothing was recorded");
+            super::print_note("interrupted before the command was started: the recording is empty");
+            write(args, format, &collection.finish()?)?;
             return Ok(Status::Interrupted);
         }
         collection.begin_process_anew(command.pid())?;
@@ -162,16 +166,7 @@ fn record(args: &Args, format: Format) -> anyhow::Result<Status> {
         end = pass_on(command, signal, &mut signals)?;
     }
     let profile = collection.finish()?;
-    let options = WriteOptions {
-        kind: args.kind,
-        threads: if args.threads { Threads::Named } else { Threads::Together },
-        lines: if args.lines { Lines::Shown } else { Lines::Hidden },
-        access: Access::Private,
-        ..WriteOptions::default()
-    };
-    output::write_as(&profile, format, &args.output, &options)
-        .with_context(|| format!("recorded, but not written to {}", args.output.display()))?;
-    tracing::info!("wrote {}", args.output.display());
+    write(args, format, &profile)?;
     let status = match (end, &mut command) {
         (End::Command(outcome), _) => Status::Command(outcome.status()),
         (End::Interrupted(_), Some(command)) => Status::Command(wait_for(command, &mut signals)?.status()),
@@ -182,7 +177,29 @@ fn record(args: &Args, format: Format) -> anyhow::Result<Status> {
         }
         (End::TimeUp, None) => Status::Done,
     };
-    profile.nothing_seen().map_or(Ok(status), |why| Err(anyhow!(why)))
+    match (profile.nothing_seen(), end) {
+        (None, _) => Ok(status),
+        // It may have been too early to see anything: what ended it is the status to report.
+        (Some(why), End::Interrupted(_)) => {
+            super::print_warning(&why);
+            Ok(status)
+        }
+        (Some(why), _) => Err(anyhow!(why)),
+    }
+}
+
+fn write(args: &Args, format: Format, profile: &Profile) -> anyhow::Result<()> {
+    let options = WriteOptions {
+        kind: args.kind,
+        threads: if args.threads { Threads::Named } else { Threads::Together },
+        lines: if args.lines { Lines::Shown } else { Lines::Hidden },
+        access: Access::Private,
+        ..WriteOptions::default()
+    };
+    output::write_as(profile, format, &args.output, &options)
+        .with_context(|| format!("recorded, but not written to {}", args.output.display()))?;
+    tracing::info!("wrote {}", args.output.display());
+    Ok(())
 }
 
 /// Lets the command have the signal that ended the recording, unless its whole process group was sent it.

@@ -44,6 +44,7 @@ use crate::{
     profile::{OffCpuReason, Profile},
     symbol::{self, SymbolError, Symbolizer},
 };
+use asked::Asked;
 use gaps::{Gap, GapJoin};
 use peers::Peers;
 use rotate::Rotation;
@@ -94,7 +95,7 @@ pub struct CollectOptions {
     pub selection: Selection,
     /// The filters as the user wrote them.
     pub filters: Vec<String>,
-    /// Which processes, with their children; all if there are none.
+    /// Which processes or threads, with the children they will have; all if there are none.
     pub processes: Vec<u32>,
     /// How to find containers.
     pub containers: ResolverOptions,
@@ -150,7 +151,7 @@ pub enum CollectError {
     /// A process to be measured has ended and was not waited for yet.
     #[error("process {0} has ended (its parent has not waited for it yet): there is nothing to measure")]
     Ended(u32),
-    /// The id of a thread where a process is wanted.
+    /// The id of a thread, where the kernel cannot pick one.
     #[error(
         "{thread} is a thread ({name}) of process {process}; give --pid {process}, and --threads to tell its threads apart"
     )]
@@ -215,7 +216,7 @@ pub struct Collection {
 impl Collection {
     /// Loads, attaches and begins.
     pub fn start(options: CollectOptions) -> Result<Self, CollectError> {
-        asked::check(&options.processes)?;
+        let asked = Asked::find(&options.processes)?;
         let own_cpu_ns = machine::own_cpu_ns();
         let mut resolver = ContainerResolver::start(options.containers.clone())?;
         let tracker = Tracker::spawn(TrackerOptions::default())?;
@@ -225,7 +226,8 @@ impl Collection {
             resolver.settle(NAMES_AT_START);
             options.selection.check(&resolver.describe_all())?;
         }
-        let mut first: Vec<Pid> = options.processes.iter().copied().map(Pid).collect();
+        let owners = asked.threads.iter().map(|(_, process)| process);
+        let mut first: Vec<Pid> = asked.processes.iter().chain(owners).copied().map(Pid).collect();
         let mut kernel = Kernel::start(KernelOptions {
             frequency_hz: options.on_cpu.then_some(options.frequency_hz),
             off_cpu: options.off_cpu,
@@ -240,7 +242,8 @@ impl Collection {
             cgroups: resolver.cgroups().len(),
             least_containers: options.least_containers,
             filter_containers: filtered,
-            processes: options.processes.clone(),
+            processes: asked.processes,
+            threads: asked.threads,
             kernel_log: options.kernel_log,
             tiny_maps: options.tiny_maps,
         })?;

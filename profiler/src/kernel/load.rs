@@ -151,6 +151,7 @@ impl Kernel {
         };
         kernel.learn_timers()?;
         kernel.give_slots()?;
+        kernel.select_threads()?;
         Ok(kernel)
     }
 
@@ -196,7 +197,14 @@ impl Kernel {
 
     /// Gives every thread its slot. The kernel allocates them from a small reserve that it refills in the background, so
     /// several walks may be needed.
-    fn give_slots(&mut self) -> Result<(), KernelError> {
+    pub(super) fn give_slots(&mut self) -> Result<(), KernelError> {
+        self.create_slots()?;
+        self.walk_threads(iterate::CORRECT)?;
+        Ok(())
+    }
+
+    /// The same for threads that are known not to move meanwhile.
+    pub(super) fn create_slots(&mut self) -> Result<(), KernelError> {
         let mut failed = self.counted(Counter::SlotNotCreated);
         for _ in 0..MOST_WALKS {
             self.walk_threads(iterate::CREATE)?;
@@ -206,7 +214,6 @@ impl Kernel {
             }
             failed = now;
         }
-        self.walk_threads(iterate::CORRECT)?;
         Ok(())
     }
 
@@ -280,7 +287,7 @@ pub(super) fn load_object(options: &KernelOptions, sizes: Sizes) -> Result<(Ebpf
         user_stack_at_exit: options.off_cpu.into(),
         syscalls: options.syscalls.into(),
         filter_containers: options.filter_containers.into(),
-        filter_processes: (!options.processes.is_empty()).into(),
+        filter_processes: (!options.processes.is_empty() || !options.threads.is_empty()).into(),
         unwind: unwinds_by_tables().into(),
         files_struct_type: cast.map_or(0, |cast| cast.files_struct_type),
     };
@@ -441,7 +448,7 @@ fn no_such_map(map: &'static str) -> KernelError {
     KernelError::Map { map, source: io::Error::other("the object has no such map") }
 }
 
-fn wrong(map: &'static str, error: &aya::maps::MapError) -> KernelError {
+pub(super) fn wrong(map: &'static str, error: &aya::maps::MapError) -> KernelError {
     KernelError::Map { map, source: io::Error::other(error.to_string()) }
 }
 

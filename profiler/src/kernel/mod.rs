@@ -73,6 +73,8 @@ pub struct KernelOptions {
     pub filter_containers: bool,
     /// Measure only these processes and their children, if there are any.
     pub processes: Vec<u32>,
+    /// And these threads, each with its process.
+    pub threads: Vec<(u32, u32)>,
     /// Write the programs' debugging messages to the log.
     pub kernel_log: bool,
     /// Make rings and tables so small that losses occur, to test that they are counted.

@@ -14,6 +14,7 @@ use aya_obj::generated::{
 };
 
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+const PIDFD_THREAD: libc::c_uint = libc::O_EXCL as libc::c_uint;
 
 /// Calls bpf(2).
 pub(super) fn bpf(command: u32, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
@@ -95,6 +96,17 @@ pub fn wait_for_programs() -> bool {
     }
     std::thread::sleep(Duration::from_millis(50));
     false
+}
+
+/// A descriptor of a single thread. Kernels before 6.9 know those of processes alone, and answer EINVAL.
+pub fn thread_descriptor(thread: u32) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, thread, PIDFD_THREAD) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor, owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(result as i32) })
 }
 
 /// CLOCK_MONOTONIC in nanoseconds: the clock of `bpf_ktime_get_ns`.

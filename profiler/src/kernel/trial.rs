@@ -41,6 +41,7 @@ fn everything(hierarchy: HierarchyKind) -> KernelOptions {
         least_containers: 0,
         filter_containers: false,
         processes: Vec::new(),
+        threads: Vec::new(),
         kernel_log: false,
         tiny_maps: true,
     }
