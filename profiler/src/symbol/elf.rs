@@ -283,7 +283,7 @@ impl<'file> Copier<'file> {
                     functions.1 += self.copy_functions(&section)?;
                     true
                 }
-                SECTION_STRTAB => self.copy_whole(&section).map(|()| true)?,
+                SECTION_STRTAB => self.copy_names(&section).map(|()| true)?,
                 SECTION_PROGBITS if debug && self.options.debug_sections => {
                     has_lines |= name == b".debug_info";
                     self.copy_whole(&section).map(|()| true)?
@@ -391,6 +391,19 @@ impl<'file> Copier<'file> {
             at += whole as u64;
         }
         Ok(functions)
+    }
+
+    /// Copies names. The parser takes no name that is not UTF-8, and ELF does not ask for that: what cannot be read gives way to
+    /// question marks, byte for byte, so that every name stays where symbols say that it is.
+    fn copy_names(&mut self, section: &Section) -> Result<(), Unresolved> {
+        let start = self.out.len();
+        self.copy_whole(section)?;
+        if section.flags & SECTION_COMPRESSED == 0
+            && let Some(names) = self.out.get_mut(start..)
+        {
+            make_utf8(names);
+        }
+        Ok(())
     }
 
     fn copy_whole(&mut self, section: &Section) -> Result<(), Unresolved> {
@@ -511,6 +524,17 @@ fn parse_build_id(note: &[u8]) -> Option<Vec<u8>> {
     let (name, description) = (u32_at(note.get(..12)?, 0) as usize, u32_at(note, 4) as usize);
     let at = 12 + name.checked_next_multiple_of(4)?;
     (u32_at(note, 8) == BUILD_ID_NOTE).then(|| note.get(at..at.checked_add(description)?).map(<[u8]>::to_vec))?
+}
+
+/// Puts a question mark in the place of every byte that belongs to no character of UTF-8.
+fn make_utf8(names: &mut [u8]) {
+    let mut at = 0;
+    while let Some(Err(error)) = names.get(at..).map(str::from_utf8) {
+        let bad = at + error.valid_up_to();
+        let length = error.error_len().unwrap_or(names.len() - bad);
+        names[bad..bad + length].fill(b'?');
+        at = bad + length;
+    }
 }
 
 /// A name padded with zeros to a multiple of four, then the CRC.

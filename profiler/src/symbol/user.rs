@@ -445,6 +445,27 @@ mod tests {
         Ok(())
     }
 
+    #[test]
+    fn names_that_are_not_utf8_name_their_functions_all_the_same() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let source = LANDMARK.replace("known_function", "knownXfunction");
+        let path = compile(directory.path(), "latin", &source, &[])?;
+        let (at, _) = symbol(&path, "knownXfunction")?;
+        let (main, _) = symbol(&path, "main")?;
+        let mut bytes = std::fs::read(&path)?;
+        let name = b"\0knownXfunction\0";
+        for at in 0..bytes.len() - name.len() {
+            if bytes[at..].starts_with(name) {
+                bytes[at + 6] = 0xe9;
+            }
+        }
+        std::fs::write(&path, &bytes)?;
+        let mut binaries = binaries();
+        assert_eq!(names(&mut binaries, &path, at), Ok(vec!["known?function".into()]));
+        assert_eq!(names(&mut binaries, &path, main), Ok(vec!["main".into()]), "nor do they cost others their names");
+        Ok(())
+    }
+
     const INLINED: &str = "\
 volatile int sink;
 static inline __attribute__((always_inline)) void innermost(int x) {
