@@ -216,8 +216,12 @@ fn frame_text(function: &str, kind: FrameKind, file: &str, line: u32) -> String 
     }
 }
 
-/// A name without what means something in a folded line: `;` separates frames, a line end ends the stack, and a number
-/// after a space is the count.
+/// Ends of names by which readers tell what a frame is: kernel, inlined, made at run time, waker.
+const MARKS: [&str; 4] = ["_[k]", "_[i]", "_[j]", "_[w]"];
+
+/// A name without what means something in a folded line: `;` separates frames, a line end ends the stack, a number after a
+/// space is the count, and a mark at the end says what the frame is. A name of somebody's own choice that ends in one has
+/// round brackets there instead.
 pub fn printable(name: &str) -> String {
     let mut text: String = name
         .trim()
@@ -237,6 +241,11 @@ pub fn printable(name: &str) -> String {
             let head = text[..space].trim_end().to_owned();
             text = format!("{head}_{number}");
         }
+    }
+    if let Some(mark) = MARKS.iter().find(|mark| text.ends_with(**mark)) {
+        let round = mark.replace('[', "(").replace(']', ")");
+        text.truncate(text.len() - mark.len());
+        text.push_str(&round);
     }
     if text.starts_with("# ") {
         // Readers take such a line for a comment.

@@ -284,6 +284,10 @@ fn names_never_break_a_folded_line() {
         ("# comment", "#_comment"),
         ("operator new(unsigned long)", "operator new(unsigned long)"),
         ("42", "42"),
+        ("looks_like_kernel_[k]", "looks_like_kernel_(k)"),
+        ("looks_inlined_[i]", "looks_inlined_(i)"),
+        ("looks_made_[j]", "looks_made_(j)"),
+        ("array_[k]_of", "array_[k]_of"),
     ];
     for (name, expected) in cases {
         assert_eq!(printable(name), expected);
