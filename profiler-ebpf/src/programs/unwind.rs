@@ -212,7 +212,7 @@ fn walk_current(ring: *mut Ring, record: *mut u8, frames: *mut u8, slot: &mut Ta
     let mut way = Way { run: unsafe { (&raw mut (*ring).walk).cast() }, frames };
     // SAFETY: as above.
     let run = unsafe { &mut *way.run };
-    run.walk = Walk::from_registers(ip, sp, bp);
+    run.walk = Walk::from_registers(ip, sp, bp).with_rdi(registers.argument(0));
     run.lookup = Lookup::new(Maps, place, mappings);
     run.memory.words = 0;
     run.memory.narrow = 0;

@@ -22,6 +22,9 @@ pub enum Cfa {
     DerefRsp = 7,
     /// The word at rbp + the low half of offset, plus the high half of offset.
     DerefRbp = 8,
+    /// rsp + offset, and the return address is in rdi: a function that took it off the stack before a system call (glibc's
+    /// `vfork`).
+    ReturnInRdi = 9,
 }
 
 /// What the caller's rbp is.
@@ -41,7 +44,8 @@ pub enum Rbp {
 /// One rule in one word, so that the kernel loads it at once.
 ///
 /// From the lowest bit: a [`Cfa`] (8 bits), a [`Rbp`] (8), the offset of rbp in bytes (16, signed), the offset of the CFA
-/// (32, signed). The return address always lies at CFA - 8.
+/// (32, signed). The return address lies at CFA - 8, but
+/// for [`Cfa::ReturnInRdi`].
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rule(u64);
@@ -98,6 +102,11 @@ impl Rule {
     /// CFA = rbp + `offset` bytes.
     pub const fn rbp(offset: i32) -> Self {
         Self::new(Cfa::Rbp, offset, Rbp::Unchanged, 0)
+    }
+
+    /// CFA = rsp + `offset` bytes, and the return address is in rdi.
+    pub const fn return_in_rdi(offset: i32) -> Self {
+        Self::new(Cfa::ReturnInRdi, offset, Rbp::Unchanged, 0)
     }
 
     /// CFA = rsp + 8, and 8 more where pc & 15 >= `pushed_from` (11 in GNU's classic entries).
@@ -197,6 +206,7 @@ impl core::fmt::Debug for Rule {
             kind if kind == Cfa::Signal as u32 => out.write_str("signal"),
             kind if kind == Cfa::Rsp as u32 => write!(out, "rsp{:+}", self.offset()),
             kind if kind == Cfa::Rbp as u32 => write!(out, "rbp{:+}", self.offset()),
+            kind if kind == Cfa::ReturnInRdi as u32 => write!(out, "rsp{:+}, return address in rdi", self.offset()),
             kind if kind == Cfa::Plt as u32 => write!(out, "plt from {}", self.offset()),
             kind if kind == Cfa::DerefRsp as u32 => {
                 write!(out, "[rsp{:+}]{:+}", self.deref_at(), self.deref_addend())

@@ -317,6 +317,30 @@ fn a_linkage_table_entry_has_pushed_from_some_byte_on() {
 }
 
 #[test]
+fn a_return_address_in_a_register_is_followed_from_the_innermost_frame_only() {
+    let mut rules =
+        Rules(BTreeMap::from([(0x1000, Rule::return_in_rdi(0)), (0x2000, Rule::rsp(16)), (0x3000, Rule::end())]));
+    let mut memory = Words(BTreeMap::from([(0x7008, 0x3005)]));
+    let mut frames = [0; 8];
+    let mut walk = Walk::from_registers(0x1008, 0x7000, 0xb).with_rdi(0x2005);
+    let (count, stop) = walk_all(&mut walk, &mut memory, &mut rules, &mut frames);
+    assert_eq!((&frames[..count], stop), (&[0x1008, 0x2005, 0x3005][..], Stop::End));
+    assert_eq!((walk.sp, walk.bp, walk.flags), (0x7010, 0xb, 0));
+    let mut walk = Walk::from_registers(0x1008, 0x7000, 0xb);
+    assert_eq!(walk_all(&mut walk, &mut memory, &mut rules, &mut frames), (1, Stop::LostRegister));
+    // A caller's frame does not keep it.
+    memory.0.insert(0x7008, 0x1005);
+    let mut walk = Walk::from_registers(0x2008, 0x7000, 0xb).with_rdi(0x2005);
+    assert_eq!(walk_all(&mut walk, &mut memory, &mut rules, &mut frames), (2, Stop::LostRegister));
+    // Nor is it followed for ever.
+    let mut walk = Walk::from_registers(0x1008, 0x7000, 0xb).with_rdi(0x1008);
+    assert_eq!(walk_all(&mut walk, &mut memory, &mut rules, &mut frames), (2, Stop::LostRegister));
+    rules.0.insert(0x1000, Rule::return_in_rdi(-8));
+    let mut walk = Walk::from_registers(0x1008, 0x7000, 0xb).with_rdi(0x2005);
+    assert_eq!(walk_all(&mut walk, &mut memory, &mut rules, &mut frames), (1, Stop::NotProgressing));
+}
+
+#[test]
 fn broken_stacks_stop_with_a_reason() {
     let walked = |rules: &[(u64, Rule)], memory: &[(u64, u64)], sp: u64, bp: u64| {
         let mut rules = Rules(rules.iter().copied().collect());

@@ -39,6 +39,8 @@ pub struct Walk {
     pub flags: u32,
     /// Times that a frame pointer led down the stack: runtimes that change stacks keep such chains.
     pub jumps: u32,
+    /// The register in which a function may hold its return address, if it is known: that of the innermost frame.
+    pub rdi: u64,
 }
 
 /// What is known of a frame besides its registers.
@@ -47,6 +49,8 @@ pub mod flag {
     pub const EXACT: u32 = 1;
     /// `bp` is not known.
     pub const NO_BP: u32 = 2;
+    /// `rdi` is known.
+    pub const RDI: u32 = 4;
 }
 
 /// Steps down the stack that a chain of frame pointers may take.
@@ -59,7 +63,14 @@ const SIGNAL_RSP: u64 = 160;
 impl Walk {
     /// The innermost frame, from the thread's registers.
     pub const fn from_registers(pc: u64, sp: u64, bp: u64) -> Self {
-        Self { pc, sp, bp, flags: flag::EXACT, jumps: 0 }
+        Self { pc, sp, bp, flags: flag::EXACT, jumps: 0, rdi: 0 }
+    }
+
+    /// The same, with one more of the thread's registers.
+    #[must_use]
+    #[inline(always)]
+    pub const fn with_rdi(self, rdi: u64) -> Self {
+        Self { rdi, flags: self.flags | flag::RDI, ..self }
     }
 
     /// The frame as a stack holds it: the innermost one's instruction, and return addresses, of which the byte before is looked
@@ -90,6 +101,8 @@ pub fn step<M: Memory, T: Tables>(walk: &mut Walk, memory: &mut M, tables: &mut 
                 stop as u32
             } else if rule.cfa() == Cfa::Signal as u32 {
                 signal_frame(walk, memory)
+            } else if rule.cfa() == Cfa::ReturnInRdi as u32 {
+                return_in_rdi(walk, rule)
             } else {
                 frame_pointer(walk, memory)
             };
@@ -101,7 +114,7 @@ pub fn step<M: Memory, T: Tables>(walk: &mut Walk, memory: &mut M, tables: &mut 
     caller(walk, rule, cfa, memory)
 }
 
-/// The CFA by a rule that has one; [`Stop::NotWalked`] for the two kinds of frames that are taken otherwise.
+/// The CFA by a rule that has one; [`Stop::NotWalked`] for the kinds of frames that are taken otherwise.
 #[inline(always)]
 fn canonical_frame<M: Memory>(walk: &Walk, rule: Rule, memory: &mut M) -> Result<u64, Stop> {
     let kind = rule.cfa();
@@ -114,7 +127,7 @@ fn canonical_frame<M: Memory>(walk: &Walk, rule: Rule, memory: &mut M) -> Result
         }
         return Ok(walk.bp.wrapping_add_signed(rule.offset()));
     }
-    if kind == Cfa::NoInfo as u32 || kind == Cfa::Signal as u32 {
+    if kind == Cfa::NoInfo as u32 || kind == Cfa::Signal as u32 || kind == Cfa::ReturnInRdi as u32 {
         return Err(Stop::NotWalked);
     }
     if kind == Cfa::End as u32 {
@@ -193,6 +206,21 @@ fn frame_pointer<M: Memory>(walk: &mut Walk, memory: &mut M) -> u32 {
     walk.bp = bp;
     walk.flags = 0;
     arrive(walk, pc)
+}
+
+/// The return address was taken off the stack, into a register that no caller's frame keeps: only the innermost one may have it.
+#[inline(always)]
+fn return_in_rdi(walk: &mut Walk, rule: Rule) -> u32 {
+    if walk.flags & flag::RDI == 0 {
+        return Stop::LostRegister as u32;
+    }
+    let cfa = walk.sp.wrapping_add_signed(rule.offset());
+    if cfa < walk.sp {
+        return Stop::NotProgressing as u32;
+    }
+    walk.sp = cfa;
+    walk.flags &= flag::NO_BP;
+    arrive(walk, walk.rdi)
 }
 
 /// The kernel pushed all registers of what the signal interrupted. It may run on another stack, so the stack pointer may go

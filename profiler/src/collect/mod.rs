@@ -547,8 +547,12 @@ impl Collection {
             moved
                 .into_iter()
                 .filter_map(|(at, header)| {
-                    let registers = Registers { ip: header.ip, sp: header.sp, bp: header.fp };
-                    let stack = table.walk_thread(Pid(header.pid), registers);
+                    let mut registers = Registers { ip: header.ip, sp: header.sp, bp: header.fp, di: None };
+                    let mut stack = table.walk_thread(Pid(header.pid), registers);
+                    if stack.stop == Stop::LostRegister && stack.addresses.len() == 1 {
+                        registers.di = first_argument(&header);
+                        stack = table.walk_thread(Pid(header.pid), registers);
+                    }
                     is_still_there(&header).then_some((at, header, UserPart::Taken(stack.addresses, stack.stop)))
                 })
                 .collect::<Vec<_>>()
@@ -637,11 +641,23 @@ fn share_inside(from: u64, to: u64, start: u64, end: u64) -> f64 {
     to.min(end).saturating_sub(from.max(start)) as f64 / (to - from) as f64
 }
 
+/// The first argument of the syscall that a thread is blocked in: the same register as it has in user mode.
+fn first_argument(header: &RecordHeader) -> Option<u64> {
+    let text = std::fs::read_to_string(syscall_file(header)).ok()?;
+    // `NUMBER ARGUMENTS… SP IP`; fewer words where it is blocked elsewhere.
+    let mut words = text.split_ascii_whitespace();
+    let argument = words.nth(1).filter(|_| words.count() == 7)?;
+    u64::from_str_radix(argument.strip_prefix("0x")?, 16).ok()
+}
+
+fn syscall_file(header: &RecordHeader) -> String {
+    format!("/proc/{}/task/{}/syscall", header.pid, header.tid)
+}
+
 /// Whether the thread still stands where the iterator saw it, so that the stack just read is the one it waited in.
 fn is_still_there(header: &RecordHeader) -> bool {
     // `NUMBER ARGUMENTS… SP IP` while blocked in a syscall, `-1 SP IP` while blocked elsewhere, `running` otherwise.
-    let path = format!("/proc/{}/task/{}/syscall", header.pid, header.tid);
-    let Ok(text) = std::fs::read_to_string(path) else { return true };
+    let Ok(text) = std::fs::read_to_string(syscall_file(header)) else { return true };
     stands_at(&text, header.sp, header.ip)
 }
 

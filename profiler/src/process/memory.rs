@@ -21,6 +21,8 @@ pub struct Registers {
     pub sp: u64,
     /// Frame pointer.
     pub bp: u64,
+    /// First argument of a call, if it is known: some functions keep their return address there.
+    pub di: Option<u64>,
 }
 
 /// A user stack.
@@ -46,6 +48,9 @@ pub fn walk_thread(files: &ForeignFiles, pid: Pid, registers: Registers, tables:
 /// Walks a stack in any memory, by tables.
 pub fn walk_stack(memory: &mut impl StackMemory, registers: Registers, tables: &mut impl Tables) -> UserStack {
     let mut walk = Walk::from_registers(registers.ip, registers.sp, registers.bp);
+    if let Some(di) = registers.di {
+        walk = walk.with_rdi(di);
+    }
     let mut window = StackWindow { memory, near: registers.sp, start: 0, bytes: Vec::new(), reads: 0 };
     let mut addresses = vec![0; USER_FRAMES];
     let (count, stop) = walk_all(&mut walk, &mut window, tables, &mut addresses);
@@ -172,7 +177,7 @@ mod tests {
     }
 
     fn walked(memory: &mut Fake, bp: u64) -> UserStack {
-        walk_stack(memory, Registers { ip: 0x123, sp: 0x1000, bp }, &mut FramePointers)
+        walk_stack(memory, Registers { ip: 0x123, sp: 0x1000, bp, di: None }, &mut FramePointers)
     }
 
     #[test]

@@ -177,7 +177,8 @@ fn a_blocked_chain_of_known_depth_is_walked_and_named() -> TestResult {
     };
     let mut fields = line.split_whitespace().rev().map(|field| u64::from_str_radix(field.trim_start_matches("0x"), 16));
     let (ip, sp) = (fields.next().ok_or("no ip")??, fields.next().ok_or("no sp")??);
-    let stack = walk_thread(&ForeignFiles::default(), probe.pid(), Registers { ip, sp, bp }, &mut FramePointers);
+    let registers = Registers { ip, sp, bp, di: None };
+    let stack = walk_thread(&ForeignFiles::default(), probe.pid(), registers, &mut FramePointers);
     let mut table = ProcessTable::new(100);
     let locations = table.normalize_stack(probe.pid(), &stack.addresses, Leaf::Instruction, None);
     let frames = Symbolizer::spawn(Options::default())?.resolve(locations)?;

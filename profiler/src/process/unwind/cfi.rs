@@ -34,6 +34,8 @@ enum Saved {
     AtCfa(i64),
     /// At an address that is computed.
     At(Shape),
+    /// In another register, as it is.
+    In(Register),
     Unknown,
 }
 
@@ -64,6 +66,11 @@ impl State {
         if let Cfa::Unknown(why) = self.cfa {
             return Err(why);
         }
+        if let (Saved::In(X86_64::RDI), Cfa::Register(X86_64::RSP, offset), Saved::Unsaid, Saved::Unsaid) =
+            (self.return_address, self.cfa, self.rsp, self.rbp)
+        {
+            return i32::try_from(offset).map(Rule::return_in_rdi).map_err(|_| Unsupported::Offset);
+        }
         if unusual || self.rsp != Saved::Unsaid {
             return if self.is_signal_frame() { Ok(Rule::signal()) } else { Err(Unsupported::ReturnAddress) };
         }
@@ -89,7 +96,7 @@ impl State {
                 Err(_) => rule.with_rbp_undefined(),
             },
             Saved::At(Shape::Plus { register: X86_64::RBP, offset }) => rule.with_rbp_at_rbp(offset),
-            Saved::Undefined | Saved::At(_) | Saved::Unknown => rule.with_rbp_undefined(),
+            Saved::Undefined | Saved::At(_) | Saved::In(_) | Saved::Unknown => rule.with_rbp_undefined(),
         })
     }
 
@@ -280,9 +287,9 @@ impl Interpreter {
             I::OffsetExtendedSf { register, factored_offset } => set(state, register, scaled_signed(factored_offset)),
             I::ValOffset { register: X86_64::RSP, factored_offset: 0 }
             | I::ValOffsetSf { register: X86_64::RSP, factored_offset: 0 } => state.rsp = Saved::Unsaid,
+            I::Register { dest_register, src_register } => set(state, dest_register, Saved::In(src_register)),
             // Said of rsp or of the return address, "the same value" is no frame that returns.
             I::SameValue { register }
-            | I::Register { dest_register: register, .. }
             | I::ValOffset { register, .. }
             | I::ValOffsetSf { register, .. }
             | I::ValExpression { register, .. } => {

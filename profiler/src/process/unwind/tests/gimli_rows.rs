@@ -20,6 +20,7 @@ fn expected(row: &Row) -> Option<Rule> {
     match row.register(X86_64::RA) {
         Some(RegisterRule::Offset(-8)) => {}
         Some(RegisterRule::Undefined) => return Some(Rule::end()),
+        Some(RegisterRule::Register(X86_64::RDI)) => return in_rdi(row),
         _ => return None,
     }
     let CfaRule::RegisterAndOffset { register, offset } = *row.cfa() else { return None };
@@ -32,6 +33,16 @@ fn expected(row: &Row) -> Option<Rule> {
         None | Some(RegisterRule::SameValue) => Some(rule),
         Some(RegisterRule::Offset(offset)) => Some(rule.with_rbp_at_cfa(i16::try_from(offset).ok()?)),
         Some(RegisterRule::Undefined) => Some(rule.with_rbp_undefined()),
+        _ => None,
+    }
+}
+
+/// What a row means whose return address was taken off the stack.
+fn in_rdi(row: &Row) -> Option<Rule> {
+    match (row.cfa(), row.register(X86_64::RBP)) {
+        (CfaRule::RegisterAndOffset { register: X86_64::RSP, offset }, None) => {
+            Some(Rule::return_in_rdi(i32::try_from(*offset).ok()?))
+        }
         _ => None,
     }
 }
