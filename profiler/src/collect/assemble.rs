@@ -174,6 +174,8 @@ impl Collection {
         {
             add_loss(&mut profile.coverage.other_losses, reason, n);
         }
+        let forgotten = self.tracker.call(ProcessTable::take_history_forgotten)?;
+        add_loss(&mut profile.coverage.other_losses, "process_history_forgotten", forgotten);
         if let Some(unwinder) = self.tracker.call(ProcessTable::take_unwinder_counters)? {
             tracing::debug!("unwind tables: {} built, {} rows", unwinder.built, unwinder.rows);
             for (reason, n) in [

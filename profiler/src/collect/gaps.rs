@@ -4,7 +4,7 @@ use profiler_ebpf::{record::user_stack, unwind::Stop};
 use rustc_hash::FxHashMap;
 
 use super::stacks::UserPart;
-use crate::kernel::{Record, RecordKind};
+use crate::kernel::{Record, RecordHeader, RecordKind};
 
 /// User stacks taken at a switch that are remembered a thread: most of their gaps are never chosen.
 const TAKEN_PER_THREAD: usize = 1024;
@@ -19,6 +19,15 @@ pub struct Gap {
     pub record: Box<Record>,
     /// Its user stack.
     pub user: UserPart,
+    /// When that was taken (CLOCK_MONOTONIC, ns): for some as the thread left the syscall, after the gap.
+    pub user_ns: u64,
+}
+
+impl Gap {
+    /// A gap without a user stack.
+    fn without(record: Box<Record>, user: UserPart) -> Self {
+        Self { user_ns: record.header.time_ns, record, user }
+    }
 }
 
 /// A user stack taken at a switch.
@@ -68,28 +77,31 @@ impl GapJoin {
         gaps.sort_by_key(|gap| gap.header.time_ns);
         exits.sort_by_key(|exit| exit.header.time_ns);
         for gap in std::mem::take(&mut self.unmatched) {
-            let user = self.recall(gap.header.tid, gap.header.sequence).unwrap_or(UserPart::Missing("lost"));
-            whole.push(Gap { record: gap, user });
+            whole.push(match self.recall(gap.header.tid, gap.header.sequence) {
+                Some(Taken { user, time_ns, .. }) => Gap { record: gap, user, user_ns: time_ns },
+                None => Gap::without(gap, UserPart::Missing("lost")),
+            });
         }
         for gap in gaps.drain(..) {
             let tid = gap.header.tid;
             match gap.header.user_stack {
                 user_stack::AT_EXIT => self.open.entry(tid).or_default().push(gap),
                 user_stack::AT_SWITCH => match self.recall(tid, gap.header.sequence) {
-                    Some(user) => whole.push(Gap { record: gap, user }),
+                    Some(Taken { user, time_ns, .. }) => whole.push(Gap { record: gap, user, user_ns: time_ns }),
                     None => self.unmatched.push(gap),
                 },
                 user_stack::NOT_TAKEN => {
-                    whole.push(Gap { record: gap, user: UserPart::Missing("not_taken") });
+                    whole.push(Gap::without(gap, UserPart::Missing("not_taken")));
                 }
-                _ => whole.push(Gap { record: gap, user: UserPart::None }),
+                _ => whole.push(Gap::without(gap, UserPart::None)),
             }
         }
         for mut exit in exits.drain(..) {
             let user = take_user_part(&mut exit);
             // The first gap of this syscall that was chosen; what is older belonged to one whose stack was lost.
-            self.complete(exit.header.tid, exit.header.gap_start_ns, &UserPart::Missing("lost"), &mut whole);
-            self.complete(exit.header.tid, exit.header.sequence + 1, &user, &mut whole);
+            let RecordHeader { tid, time_ns, gap_start_ns: first, sequence: last, .. } = exit.header;
+            self.complete(tid, first, (&UserPart::Missing("lost"), time_ns), &mut whole);
+            self.complete(tid, last + 1, (&user, time_ns), &mut whole);
         }
         for spare in [&mut gaps, &mut exits] {
             spare.shrink_to(SPARE_RECORDS);
@@ -98,10 +110,11 @@ impl GapJoin {
         whole
     }
 
-    /// A gap that is still open: its thread's earlier gaps within the same syscall have the same user stack.
-    pub fn complete_open(&mut self, tid: u32, sequence: u64, user: &UserPart) -> Vec<Gap> {
+    /// A gap that is still open: its thread's earlier gaps within the same syscall have the same user stack, taken at
+    /// `user_ns`.
+    pub fn complete_open(&mut self, tid: u32, sequence: u64, user: &UserPart, user_ns: u64) -> Vec<Gap> {
         let mut whole = Vec::new();
-        self.complete(tid, sequence + 1, user, &mut whole);
+        self.complete(tid, sequence + 1, (user, user_ns), &mut whole);
         whole
     }
 
@@ -118,22 +131,22 @@ impl GapJoin {
             taken.retain(|one| one.time_ns >= time_ns);
             !taken.is_empty()
         });
-        old.into_iter().map(|record| Gap { record, user: UserPart::Missing("never_left_syscall") }).collect()
+        old.into_iter().map(|record| Gap::without(record, UserPart::Missing("never_left_syscall"))).collect()
     }
 
     /// What never got its user stack: the thread ended, or began another program, or its record was lost.
     pub fn finish(self) -> Vec<Gap> {
         let open = self.open.into_values().flatten().map(|gap| (gap, "never_left_syscall"));
         let lost = self.unmatched.into_iter().map(|gap| (gap, "lost"));
-        open.chain(lost).map(|(record, reason)| Gap { record, user: UserPart::Missing(reason) }).collect()
+        open.chain(lost).map(|(record, reason)| Gap::without(record, UserPart::Missing(reason))).collect()
     }
 
-    /// Gives the user stack to the thread's gaps below `sequence`.
-    fn complete(&mut self, tid: u32, sequence: u64, user: &UserPart, whole: &mut Vec<Gap>) {
+    /// Gives the user stack, with the time when it was taken, to the thread's gaps below `sequence`.
+    fn complete(&mut self, tid: u32, sequence: u64, (user, user_ns): (&UserPart, u64), whole: &mut Vec<Gap>) {
         let Some(open) = self.open.get_mut(&tid) else { return };
         let later = open.iter().position(|gap| gap.header.sequence >= sequence).unwrap_or(open.len());
         let done = open.drain(..later);
-        whole.extend(done.map(|record| Gap { record, user: user.clone() }));
+        whole.extend(done.map(|record| Gap { record, user: user.clone(), user_ns }));
         if open.is_empty() {
             self.open.remove(&tid);
         }
@@ -148,9 +161,9 @@ impl GapJoin {
         taken.push(Taken { sequence: record.header.sequence, time_ns: record.header.time_ns, user });
     }
 
-    fn recall(&mut self, tid: u32, sequence: u64) -> Option<UserPart> {
+    fn recall(&mut self, tid: u32, sequence: u64) -> Option<Taken> {
         let taken = self.taken.get_mut(&tid)?;
-        let found = taken.iter().position(|one| one.sequence == sequence).map(|at| taken.swap_remove(at).user);
+        let found = taken.iter().position(|one| one.sequence == sequence).map(|at| taken.swap_remove(at));
         taken.retain(|one| one.sequence > sequence);
         if taken.is_empty() {
             self.taken.remove(&tid);
@@ -173,7 +186,6 @@ pub fn take_user_part(record: &mut Record) -> UserPart {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::RecordHeader;
 
     fn joined(join: &mut GapJoin, records: Vec<Record>) -> Vec<Gap> {
         for record in records {
@@ -238,7 +250,8 @@ mod tests {
         };
         let whole = joined(&mut join, vec![gap(3), gap(8), end(8, 80), end(3, 30)]);
         let taken = |stack| UserPart::Taken(vec![stack], Stop::NotWalked);
-        assert_eq!(whole.into_iter().map(|gap| gap.user).collect::<Vec<_>>(), [taken(30), taken(80)]);
+        let found: Vec<_> = whole.into_iter().map(|gap| (gap.user, gap.user_ns)).collect();
+        assert_eq!(found, [(taken(30), 3), (taken(80), 8)], "with the times when they were taken");
     }
 
     #[test]
@@ -264,7 +277,7 @@ mod tests {
     fn an_open_gap_lends_its_stack_to_the_earlier_ones_of_its_syscall() {
         let mut join = GapJoin::default();
         joined(&mut join, vec![record(RecordKind::Gap, 5, 1, user_stack::AT_EXIT, &[])]);
-        let whole = join.complete_open(5, 2, &UserPart::Taken(vec![3], Stop::NotWalked));
+        let whole = join.complete_open(5, 2, &UserPart::Taken(vec![3], Stop::NotWalked), 9);
         assert_eq!(whole.len(), 1);
         assert_eq!(whole[0].user, UserPart::Taken(vec![3], Stop::NotWalked));
         assert!(join.finish().is_empty());

@@ -40,7 +40,7 @@ use crate::{
         RecordKind, filter, parse_all,
     },
     memory,
-    process::{Namespace, Pid, Registers, Tracker, TrackerError, TrackerOptions, UnwinderOptions},
+    process::{Namespace, Pid, ProcessTable, Registers, Tracker, TrackerError, TrackerOptions, UnwinderOptions},
     profile::{OffCpuReason, Profile},
     symbol::{self, SymbolError, Symbolizer},
 };
@@ -255,6 +255,8 @@ impl Collection {
             }
             tracker.unwind(maps, UnwinderOptions::default(), first, TABLES_AT_START)?;
         }
+        // From now on it is kept.
+        tracker.call(ProcessTable::take_remapped)?;
         kernel.begin()?;
         let mut this = Self {
             start_ns: kernel.window_start_ns(),
@@ -396,6 +398,14 @@ impl Collection {
         }
     }
 
+    /// Where other libraries, or other processes, have taken the place of those before, up to now.
+    fn take_remapped(&mut self) -> Result<(), CollectError> {
+        for (pid, at_ns) in self.tracker.call(ProcessTable::take_remapped)? {
+            self.stacks.remap(pid.0, at_ns);
+        }
+        Ok(())
+    }
+
     /// Lets the resolver ask for the names of containers as soon as they are seen, and gives filters' verdicts.
     fn follow_containers(&mut self) {
         for (index, cgroup) in self.kernel.new_containers() {
@@ -448,6 +458,7 @@ impl Collection {
         let batches = self.kernel.drain_records();
         // What the records were taken in the midst of: programs that began before the last of them.
         self.take_events();
+        self.take_remapped()?;
         // Processes whose stacks could not be walked for want of their mappings or tables.
         let mut wanting: FxHashSet<Pid> = FxHashSet::default();
         for batch in batches {
@@ -500,7 +511,11 @@ impl Collection {
     fn account_gap(&mut self, gap: Gap) {
         let header = gap.record.header;
         let owner = self.owner(&gap.record);
-        let stack = self.stacks.intern(header.pid, header.time_ns, gap.record.kernel, gap.user);
+        // What was taken as the thread left execve is of another program than the one that called it.
+        let is_of_caller = owner.1 == self.stacks.program_at(header.pid, gap.user_ns);
+        let is_taken = matches!(gap.user, UserPart::Taken(..));
+        let user = if is_taken && !is_of_caller { UserPart::Missing("never_left_syscall") } else { gap.user };
+        let stack = self.stacks.intern(header.pid, gap.user_ns, gap.record.kernel, user);
         let total_ns = header.blocked_ns + header.runnable_self_ns + header.runnable_other_ns + header.throttled_ns;
         let threshold_ns = self.options.offcpu_threshold.as_nanos() as f64;
         let weight = (threshold_ns / total_ns.max(1) as f64).max(1.0) * self.share_inside(&gap.record.header);
@@ -570,7 +585,7 @@ impl Collection {
 
     fn account_open_gap(&mut self, record: Record, user: UserPart) {
         let header = record.header;
-        for gap in self.gaps.complete_open(header.tid, header.sequence, &user) {
+        for gap in self.gaps.complete_open(header.tid, header.sequence, &user, header.time_ns) {
             self.account_gap(gap);
         }
         let owner = self.owner(&record);

@@ -94,7 +94,7 @@ impl Collection {
         self.end_ns = end_ns;
         // What happened before the end and is still in the rings.
         self.kernel.drain_rings();
-        let next = self.take_rest(end_ns);
+        let next = self.take_rest(end_ns)?;
         self.follow_containers();
         for gap in self.gaps.give_up(self.start_ns) {
             self.account_gap(gap);
@@ -116,10 +116,11 @@ impl Collection {
 
     /// Takes the records that are there once the window has ended, and returns the gaps that belong to the next one. A gap
     /// that spans the end is accounted to both, each its share.
-    fn take_rest(&mut self, end_ns: u64) -> Vec<Gap> {
+    fn take_rest(&mut self, end_ns: u64) -> Result<Vec<Gap>, CollectError> {
         let batches = self.kernel.drain_records();
         // The end of the window took a while: processes became other programs meanwhile.
         self.take_events();
+        self.take_remapped()?;
         let mut next = Vec::new();
         for batch in batches {
             for record in parse_all(&batch) {
@@ -134,7 +135,7 @@ impl Collection {
                 if before > 0.0 { self.account_gap(gap) } else { next.push(gap) }
             }
         }
-        next
+        Ok(next)
     }
 
     /// Everything that belongs to one window begins anew.

@@ -28,8 +28,9 @@ pub type Program = (u32, u32);
 /// What makes a stack the same as another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
-    /// Addresses mean something only within their process; `None` where there are no user addresses.
-    process: Option<(u32, u32)>,
+    /// Addresses mean something only within their process, its program, and as long as nothing else is mapped in their place;
+    /// `None` where there are no user addresses.
+    process: Option<(Program, u32)>,
     kernel: Vec<u64>,
     user: UserPart,
 }
@@ -66,17 +67,20 @@ pub struct StackStore {
     /// When each process began another program (CLOCK_MONOTONIC, ns, ascending): the same address may be another function
     /// then.
     programs: FxHashMap<u32, Vec<u64>>,
+    /// When addresses of each process came to mean something else, as above: a library was opened in the place of another.
+    remapped: FxHashMap<u32, Vec<u64>>,
     /// When each program was first seen (CLOCK_MONOTONIC, ns): the one that takes its place has given the process its name
     /// before it has ended.
     seen: FxHashMap<Program, u64>,
 }
 
 impl StackStore {
-    /// The stack with these addresses, taken from a process at `at_ns` (CLOCK_MONOTONIC).
+    /// The stack with these addresses, of which those in user mode were taken from a process at `at_ns` (CLOCK_MONOTONIC).
     pub fn intern(&mut self, pid: u32, at_ns: u64, kernel: Vec<u64>, user: UserPart) -> RawStackId {
         let taken = matches!(user, UserPart::Taken(..));
         let program = self.program_at(pid, at_ns);
-        let key = Key { process: taken.then_some(program), kernel, user };
+        let remapped = times_until(&self.remapped, pid, at_ns);
+        let key = Key { process: taken.then_some((program, remapped)), kernel, user };
         if let Some(id) = self.ids.get(&key) {
             return *id;
         }
@@ -96,28 +100,30 @@ impl StackStore {
 
     /// A process began another program at `at_ns`.
     pub fn exec(&mut self, pid: u32, at_ns: u64) {
-        let times = self.programs.entry(pid).or_default();
-        let place = times.partition_point(|time| *time <= at_ns);
-        times.insert(place, at_ns);
+        add_time(&mut self.programs, pid, at_ns);
+    }
+
+    /// From `at_ns` on some address of a process means something else than before.
+    pub fn remap(&mut self, pid: u32, at_ns: u64) {
+        add_time(&mut self.remapped, pid, at_ns);
     }
 
     /// An empty store for what is taken from `since_ns` on: programs that began since then are known to it.
     pub fn next(&self, since_ns: u64) -> Self {
-        let mut next = Self::default();
-        for (pid, times) in &self.programs {
-            let later: Vec<u64> = times.iter().copied().filter(|at_ns| *at_ns > since_ns).collect();
-            if !later.is_empty() {
-                next.programs.insert(*pid, later);
-            }
-        }
-        next
+        let later = |times: &FxHashMap<u32, Vec<u64>>| {
+            let later = times.iter().map(|(pid, times)| {
+                let at = times.partition_point(|at_ns| *at_ns <= since_ns);
+                (*pid, times[at..].to_vec())
+            });
+            later.filter(|(_, times)| !times.is_empty()).collect()
+        };
+        Self { programs: later(&self.programs), remapped: later(&self.remapped), ..Self::default() }
     }
 
     /// Which of its programs a process ran at `at_ns`. Samples are looked at later than they were taken, and what happened
     /// meanwhile is known by then.
-    fn program_at(&self, pid: u32, at_ns: u64) -> Program {
-        let times = self.programs.get(&pid).map_or(&[][..], Vec::as_slice);
-        (pid, times.partition_point(|time| *time <= at_ns) as u32)
+    pub fn program_at(&self, pid: u32, at_ns: u64) -> Program {
+        (pid, times_until(&self.programs, pid, at_ns))
     }
 
     /// The program that a process runs at `at_ns`.
@@ -170,6 +176,17 @@ impl StackStore {
     }
 }
 
+fn add_time(times: &mut FxHashMap<u32, Vec<u64>>, pid: u32, at_ns: u64) {
+    let times = times.entry(pid).or_default();
+    let at = times.partition_point(|time| *time <= at_ns);
+    times.insert(at, at_ns);
+}
+
+/// How many of a process's times had come by then.
+fn times_until(times: &FxHashMap<u32, Vec<u64>>, pid: u32, at_ns: u64) -> u32 {
+    times.get(&pid).map_or(0, |times| times.partition_point(|time| *time <= at_ns) as u32)
+}
+
 /// Cuts a stack, leaf first, where it leads to an address that nothing is mapped at, and whatever was read from there on.
 /// The leaf itself stays. Whether anything was cut.
 fn cut_at_nowhere(locations: &mut Vec<Location>) -> bool {
@@ -202,6 +219,20 @@ mod tests {
         store.exec(7, 6);
         assert_eq!(store.intern(7, 5, vec![9], taken()), first);
         assert_ne!(store.intern(7, 6, vec![9], taken()), first);
+    }
+
+    #[test]
+    fn the_same_addresses_before_and_after_a_library_took_the_place_of_another_are_two_stacks() {
+        let mut store = StackStore::default();
+        let taken = || UserPart::Taken(vec![1, 2], Stop::End);
+        store.remap(7, 10);
+        let first = store.intern(7, 9, vec![], taken());
+        let second = store.intern(7, 10, vec![], taken());
+        assert_ne!(first, second);
+        assert_eq!((store.intern(7, 3, vec![], taken()), store.intern(7, 30, vec![], taken())), (first, second));
+        assert_eq!(store.intern(7, 9, vec![9], UserPart::None), store.intern(7, 10, vec![9], UserPart::None));
+        let mut next = store.next(10);
+        assert_eq!(next.intern(7, 11, vec![], taken()), next.intern(7, 12, vec![], taken()));
     }
 
     #[test]

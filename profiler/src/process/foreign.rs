@@ -431,6 +431,11 @@ impl ForeignFile {
         Self { there, bytes, subject, files }
     }
 
+    /// Its descriptor, which was not opened for reading.
+    pub(super) fn there(&self) -> &OwnedFd {
+        &self.there
+    }
+
     /// Its length when it was found.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -26,8 +26,31 @@ pub struct Mapping {
     pub end: u64,
     /// File offset of the first address, in bytes.
     pub offset: u64,
+    /// Since when (CLOCK_MONOTONIC, ns); 0 if it was there when it was first looked for.
+    pub since_ns: u64,
     /// What it holds.
     pub kind: MappingKind,
+}
+
+impl Mapping {
+    /// Whether an address inside both means the same in both.
+    pub(super) fn means_the_same(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (MappingKind::Module(one), MappingKind::Module(two)) => {
+                one.is_same_file(two) && self.offset.wrapping_sub(self.start) == other.offset.wrapping_sub(other.start)
+            }
+            (MappingKind::Vdso, MappingKind::Vdso) => self.start == other.start,
+            // Whatever is made there at run time is named by its address.
+            (MappingKind::Anonymous, MappingKind::Anonymous) => true,
+            _ => false,
+        }
+    }
+
+    /// The part of it that lies inside a range, which it overlaps.
+    fn part(&self, start: u64, end: u64) -> Self {
+        let (from, to) = (self.start.max(start), self.end.min(end));
+        Self { start: from, end: to, offset: self.offset.wrapping_add(from - self.start), ..self.clone() }
+    }
 }
 
 /// The executable mappings of a process, sorted, without overlap.
@@ -41,28 +64,40 @@ impl Mappings {
         self.0[..after].last().filter(|mapping| address < mapping.end)
     }
 
-    /// Adds a mapping; what was there before gives way, as mmap with `MAP_FIXED` does. munmap makes no event, so an
-    /// old mapping stays until something else takes its place.
-    pub fn insert(&mut self, mapping: Mapping) {
+    /// Adds a mapping; what was there before gives way, as mmap with `MAP_FIXED` does, and is returned unless it was the very
+    /// same. munmap makes no event, so an old mapping stays until something else takes its place.
+    pub fn insert(&mut self, mut mapping: Mapping) -> Vec<Mapping> {
         if mapping.start >= mapping.end {
-            return;
+            return Vec::new();
         }
-        let first = self.0.partition_point(|old| old.end <= mapping.start);
-        let last = self.0.partition_point(|old| old.start < mapping.end);
+        let (start, end) = (mapping.start, mapping.end);
+        let first = self.0.partition_point(|old| old.end <= start);
+        let last = self.0.partition_point(|old| old.start < end);
+        let overlapped = &self.0[first..last];
+        let mut gone = Vec::new();
+        let same = overlapped.iter().all(|old| old.means_the_same(&mapping));
+        if same && (matches!(mapping.kind, MappingKind::Anonymous) || covers(overlapped, start, end)) {
+            let since = overlapped.iter().map(|old| old.since_ns).min();
+            mapping.since_ns = since.map_or(mapping.since_ns, |since| since.min(mapping.since_ns));
+        } else {
+            gone = overlapped.iter().map(|old| old.part(start, end)).collect();
+        }
         let mut pieces = Vec::with_capacity(3);
-        if let Some(old) = self.0[first..last].first()
-            && old.start < mapping.start
-        {
-            pieces.push(Mapping { end: mapping.start, ..old.clone() });
-        }
-        let rest = self.0[first..last].last().filter(|old| old.end > mapping.end).map(|old| Mapping {
-            start: mapping.end,
-            offset: old.offset.wrapping_add(mapping.end - old.start),
-            ..old.clone()
-        });
+        pieces.extend(overlapped.first().filter(|old| old.start < start).map(|old| old.part(old.start, start)));
+        let rest = overlapped.last().filter(|old| old.end > end).map(|old| old.part(end, old.end));
         pieces.push(mapping);
         pieces.extend(rest);
         self.0.splice(first..last, pieces);
+        gone
+    }
+
+    /// Whether a mapping is there already.
+    pub fn hold(&self, mapping: &Mapping) -> bool {
+        let first = self.0.partition_point(|old| old.end <= mapping.start);
+        let last = self.0.partition_point(|old| old.start < mapping.end);
+        let Some(overlapped) = self.0.get(first..last) else { return false };
+        covers(overlapped, mapping.start, mapping.end)
+            && overlapped.iter().all(|old| old.since_ns <= mapping.since_ns && old.means_the_same(mapping))
     }
 
     /// Whether any mapping covers any of these addresses.
@@ -85,6 +120,12 @@ impl Mappings {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// Whether mappings, lowest address first, cover every address of a range.
+fn covers(mappings: &[Mapping], start: u64, end: u64) -> bool {
+    let reached = mappings.iter().fold(start, |reached, old| if old.start <= reached { old.end } else { reached });
+    reached >= end
 }
 
 /// One line of `/proc/PID/maps`.
@@ -130,7 +171,7 @@ mod tests {
     use super::*;
 
     fn anonymous(start: u64, end: u64) -> Mapping {
-        Mapping { start, end, offset: start, kind: MappingKind::Anonymous }
+        Mapping { start, end, offset: start, since_ns: 0, kind: MappingKind::Anonymous }
     }
 
     #[test]

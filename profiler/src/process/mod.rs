@@ -16,6 +16,7 @@
 //! replaced.
 
 mod foreign;
+mod life;
 mod mappings;
 mod memory;
 mod module;

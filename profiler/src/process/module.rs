@@ -52,22 +52,34 @@ impl FileIdentity {
     }
 }
 
-/// Which regular file it is, and its length: as far as the kernel knows without asking the server of a file system.
-fn status_of(file: &OwnedFd) -> Option<(FileIdentity, u64)> {
+/// What changes when a file is written to: it may be the same inode and hold another program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Version {
+    bytes: u64,
+    /// Time of the last change of its content, in seconds and nanoseconds.
+    modified: (i64, u32),
+}
+
+/// Which regular file it is, and its version: as far as the kernel knows without asking the server of a file system.
+fn status_of(file: &OwnedFd) -> Option<(FileIdentity, Version)> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let status = statx(file, "", flags, StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE).ok()?;
+    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE | StatxFlags::MTIME;
+    let status = statx(file, "", flags, wanted).ok()?;
     let is_file = FileType::from_raw_mode(status.stx_mode.into()) == FileType::RegularFile;
     let identity = FileIdentity { major: status.stx_dev_major, minor: status.stx_dev_minor, inode: status.stx_ino };
-    is_file.then_some((identity, status.stx_size))
+    let modified = (status.stx_mtime.tv_sec, status.stx_mtime.tv_nsec);
+    is_file.then_some((identity, Version { bytes: status.stx_size, modified }))
 }
 
 /// A file that is mapped for execution.
 #[derive(Debug)]
 pub struct Module {
     id: ModuleId,
+    identity: FileIdentity,
     name: Box<str>,
     path: Box<OsStr>,
     file: Option<Arc<ForeignFile>>,
+    version: Option<Version>,
     root: Option<Root>,
     is_program: bool,
     is_unanswered: bool,
@@ -87,6 +99,13 @@ impl Module {
         self.id
     }
 
+    /// Whether it is the same file as another, though one of them could not be opened.
+    pub(super) fn is_same_file(&self, other: &Self) -> bool {
+        let versions = self.version.zip(other.version);
+        let alike = (self.identity, &self.name) == (other.identity, &other.name);
+        self.id == other.id || alike && versions.is_none_or(|(one, two)| one == two)
+    }
+
     /// Base name of its path, for display.
     pub fn name(&self) -> &str {
         &self.name
@@ -97,7 +116,8 @@ impl Module {
         Path::new(&*self.path)
     }
 
-    /// The root directory of the process that mapped it, if it is another than ours: a container's.
+    /// The root directory of the process that mapped it, in its mount namespace, if other files may be seen from there than from
+    /// ours: a container's.
     pub fn root(&self) -> Option<BorrowedFd<'_>> {
         self.root.as_ref().map(|root| root.directory.as_fd())
     }
@@ -105,6 +125,11 @@ impl Module {
     /// What looking for files below that root depends on.
     pub fn root_subject(&self) -> Option<&Subject> {
         self.root.as_ref().map(|root| &root.subject)
+    }
+
+    /// Whether the file still holds what it held when it was opened.
+    pub fn is_unchanged(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| status_of(file.there()).map(|(_, version)| version) == self.version)
     }
 
     /// The file that was mapped; `None` if it could not be opened (counted in [`ModuleCounters`]).
@@ -170,7 +195,7 @@ pub struct Modules {
     /// The name is part of the key because overlayfs may give one pair of device and inode to files of two layers.
     by_file: FxHashMap<(FileIdentity, Box<str>), Kept>,
     /// Roots of containers that modules in use came from.
-    roots: FxHashMap<(u64, u64), Weak<OwnedFd>>,
+    roots: FxHashMap<RootIdentity, Weak<OwnedFd>>,
     limit: usize,
     open_files: Arc<AtomicUsize>,
     next_id: u32,
@@ -182,10 +207,10 @@ pub struct Modules {
 /// A mapped file that was found.
 struct Found {
     there: OwnedFd,
-    bytes: u64,
+    version: Version,
     is_program: bool,
     /// The root of the process, with what it is known by, if it is not ours.
-    root: Option<(OwnedFd, (u64, u64))>,
+    root: Option<(OwnedFd, RootIdentity)>,
 }
 
 impl Modules {
@@ -231,7 +256,7 @@ impl Modules {
         let key = (file, base_name(path));
         if let Some(kept) = self.by_file.get_mut(&key) {
             kept.used = self.clock;
-            if kept.module.file.is_some() {
+            if kept.module.is_unchanged() {
                 return kept.module.clone();
             }
         }
@@ -255,7 +280,7 @@ impl Modules {
         {
             return kept.module.clone();
         }
-        let module = self.add(key.1.clone(), path, opened, is_unanswered);
+        let module = self.add((file, key.1.clone()), path, opened, is_unanswered);
         self.by_file.insert(key, Kept { module: module.clone(), used: self.clock, idle: 0 });
         module
     }
@@ -277,7 +302,7 @@ impl Modules {
 
     fn add(
         &mut self,
-        name: Box<str>,
+        (identity, name): (FileIdentity, Box<str>),
         path: &OsStr,
         opened: Option<(Found, Subject, Subject)>,
         is_unanswered: bool,
@@ -285,18 +310,19 @@ impl Modules {
         let id = ModuleId(self.next_id);
         self.next_id += 1;
         let (mut file, mut root, mut is_program) = (None, None, !is_memory_file(path));
+        let mut version = None;
         if let Some((found, subject, root_subject)) = opened {
             self.open_files.fetch_add(1, Ordering::Relaxed);
-            is_program = found.is_program;
+            (is_program, version) = (found.is_program, Some(found.version));
             root = found.root.map(|root| Root { directory: self.shared_root(root), subject: root_subject });
-            file = Some(Arc::new(ForeignFile::new(found.there, found.bytes, subject, self.foreign.clone())));
+            file = Some(Arc::new(ForeignFile::new(found.there, found.version.bytes, subject, self.foreign.clone())));
         }
         let (path, open_files) = (without_deleted(path).into(), self.open_files.clone());
-        Arc::new(Module { id, name, path, file, root, is_program, is_unanswered, open_files })
+        Arc::new(Module { id, identity, name, path, file, version, root, is_program, is_unanswered, open_files })
     }
 
     /// One descriptor a container.
-    fn shared_root(&mut self, (root, key): (OwnedFd, (u64, u64))) -> Arc<OwnedFd> {
+    fn shared_root(&mut self, (root, key): (OwnedFd, RootIdentity)) -> Arc<OwnedFd> {
         if let Some(known) = self.roots.get(&key).and_then(Weak::upgrade) {
             return known;
         }
@@ -348,19 +374,20 @@ fn find_mapped(wanted: FileIdentity, path: &OsStr, (start, end): (u64, u64), roo
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     if let Some(Pid(pid)) = roots.first()
         && let Ok(file) = open(format!("/proc/{pid}/map_files/{start:x}-{end:x}"), flags, Mode::empty())
-        && let Some((found, bytes)) = status_of(&file)
+        && let Some((found, version)) = status_of(&file)
         // The same address range may hold another file by now.
         && found.is(wanted, &file)
     {
-        return (Some(Found::new(file, bytes, path, roots)), false);
+        return (Some(Found::new(file, version, path, roots)), false);
     }
     let mut is_replaced = false;
-    for root in roots {
+    for (at, root) in roots.iter().enumerate() {
         if let Some(file) = open_in_root(*root, path, flags)
-            && let Some((found, bytes)) = status_of(&file)
+            && let Some((found, version)) = status_of(&file)
         {
             if found.is(wanted, &file) {
-                return (Some(Found::new(file, bytes, path, roots)), false);
+                // Those before this process may be gone, and the others may see other files.
+                return (Some(Found::new(file, version, path, &roots[at..])), false);
             }
             is_replaced = true;
         }
@@ -369,21 +396,42 @@ fn find_mapped(wanted: FileIdentity, path: &OsStr, (start, end): (u64, u64), roo
 }
 
 impl Found {
-    fn new(there: OwnedFd, bytes: u64, path: &OsStr, roots: &[Pid]) -> Self {
+    fn new(there: OwnedFd, version: Version, path: &OsStr, roots: &[Pid]) -> Self {
         let is_program = !is_memory_file(path) || is_elf(&there);
-        Self { there, bytes, is_program, root: foreign_root(roots) }
+        Self { there, version, is_program, root: foreign_root(roots) }
     }
 }
 
-/// The root of the first of these processes that still lives, unless it is ours.
-fn foreign_root(processes: &[Pid]) -> Option<(OwnedFd, (u64, u64))> {
+/// What makes the files below two root directories the same. Device and inode do not: in a mount namespace of its own a process
+/// sees other file systems below the same directory, and so does one whose root is another mount of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct RootIdentity {
+    /// Inode number of the mount namespace.
+    namespace: u64,
+    /// Number of the mount; 0 on kernels that do not tell.
+    mount: u64,
+    device: u64,
+    inode: u64,
+}
+
+/// The root directory of a process in its mount namespace: what is opened below it is what the process would open. No file system's
+/// server is asked for it.
+fn root_of(process: &str) -> Option<(OwnedFd, RootIdentity)> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = processes.iter().find_map(|Pid(pid)| open(format!("/proc/{pid}/root"), flags, Mode::empty()).ok())?;
+    let root = open(format!("/proc/{process}/root"), flags, Mode::empty()).ok()?;
     let at = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let status = statx(&root, "", at, StatxFlags::INO).ok()?;
-    let key = (rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor), status.stx_ino);
-    let ours = stat("/").ok()?;
-    (key != (ours.st_dev, ours.st_ino)).then_some((root, key))
+    let status = statx(&root, "", at, StatxFlags::INO | StatxFlags::MNT_ID).ok()?;
+    let namespace = stat(format!("/proc/{process}/ns/mnt")).ok()?.st_ino;
+    let mount = if status.stx_mask & StatxFlags::MNT_ID.bits() == 0 { 0 } else { status.stx_mnt_id };
+    let device = rustix::fs::makedev(status.stx_dev_major, status.stx_dev_minor);
+    Some((root, RootIdentity { namespace, mount, device, inode: status.stx_ino }))
+}
+
+/// The root of the first of these processes that still lives, unless it is ours.
+fn foreign_root(processes: &[Pid]) -> Option<(OwnedFd, RootIdentity)> {
+    let (root, identity) = processes.iter().find_map(|Pid(pid)| root_of(&pid.to_string()))?;
+    let is_ours = root_of("self").is_some_and(|(_, ours)| ours == identity);
+    (!is_ours).then_some((root, identity))
 }
 
 /// Runtimes map the code they make through a memfd, too.
@@ -472,6 +520,21 @@ mod tests {
         let module = modules.module(wanted, file.path().as_os_str(), (0, 1), &[me()]);
         assert!(module.file().is_none());
         assert_eq!(modules.counters(), ModuleCounters { unopened: 1, replaced: 1, ..ModuleCounters::default() });
+    }
+
+    #[test]
+    fn a_file_that_was_written_to_is_another_module() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut modules = Modules::new(10);
+        let identity = identity(file.path());
+        let first = modules.module(identity, file.path().as_os_str(), (0, 1), &[me()]);
+        assert!(first.is_unchanged());
+        std::fs::write(file.path(), "another program").unwrap();
+        assert!(!first.is_unchanged());
+        let second = modules.module(identity, file.path().as_os_str(), (0, 1), &[me()]);
+        assert!(second.is_unchanged() && !second.is_same_file(&first));
+        let again = modules.module(identity, file.path().as_os_str(), (0, 1), &[me()]);
+        assert_eq!(again.id(), second.id());
     }
 
     #[test]

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::foreign::{ForeignFiles, Unheard};
+use super::life::{Image, Life};
 use super::mappings::{Mapping, MappingKind, Mappings, parse_line};
 use super::module::{FileIdentity, ModuleCounters, Modules};
-use super::perf_map::{PerfMapFile, PerfMapRefusal, PerfMaps, find_perf_maps};
+use super::perf_map::{PerfMapFile, PerfMapRefusal, find_perf_maps};
 use super::sideband::{Event, What};
 use super::walk::{Ask, Unwinder, UnwinderCounters};
 use super::{
@@ -30,7 +31,7 @@ const REREAD_INTERVAL_NS: u64 = 100_000_000;
 /// `/proc` gives start times in hundredths of a second; a fork event this close to one means the same process.
 const START_TOLERANCE_NS: u64 = 30_000_000;
 
-/// Programs that one process became, and processes that had one pid, of which the mappings are kept.
+/// Processes that had one pid of which the mappings are kept.
 const HISTORY: usize = 8;
 
 /// CPU ticks in a million milliseconds from which on a program will be sampled as soon as sampling begins: 2 % of one CPU, where
@@ -53,49 +54,8 @@ pub struct ProcessCounters {
     pub pids_reused: u64,
     /// Events that the kernel could not deliver.
     pub events_lost: u64,
-}
-
-/// The program that a process runs from one exec to the next.
-#[derive(Debug, Clone)]
-struct Image {
-    since_ns: u64,
-    command: Arc<str>,
-    mappings: Arc<Mappings>,
-}
-
-/// One process, from fork to exit.
-#[derive(Debug)]
-struct Life {
-    start_ns: u64,
-    start_ticks: Option<u64>,
-    end_ns: Option<u64>,
-    parent: Option<Pid>,
-    /// Oldest first; never empty.
-    images: Vec<Image>,
-    perf_maps: Arc<PerfMaps>,
-    checked_ns: u64,
-    read_ns: u64,
-    perf_map_tried_ns: u64,
-}
-
-impl Life {
-    fn current(&self) -> Option<&Image> {
-        self.images.last()
-    }
-
-    /// Images, the one in force at that time first, then from the newest on.
-    fn images_from(&self, at_ns: u64) -> impl Iterator<Item = &Image> {
-        let first = self.images.iter().rposition(|image| image.since_ns <= at_ns).unwrap_or(0);
-        let rest = self.images.iter().enumerate().rev().filter(move |(position, _)| *position != first);
-        self.images.get(first).into_iter().chain(rest.map(|(_, image)| image))
-    }
-
-    fn begin_image(&mut self, image: Image) {
-        if self.images.len() == HISTORY {
-            self.images.remove(0);
-        }
-        self.images.push(image);
-    }
+    /// Mappings and programs of the past that were forgotten early: there were too many of them.
+    pub history_forgotten: u64,
 }
 
 /// What `/proc/PID/stat` says.
@@ -140,6 +100,9 @@ pub struct ProcessTable {
     /// Processes of whose mappings or files nobody told in time, and how many requests had returned when they were last asked for.
     unanswered: FxHashSet<Pid>,
     returned: u64,
+    /// When addresses of a process came to mean something else; `None` while nobody asks.
+    remapped: Option<Vec<(Pid, u64)>>,
+    forgotten_told: u64,
 }
 
 impl ProcessTable {
@@ -158,6 +121,8 @@ impl ProcessTable {
             ended: FxHashSet::default(),
             unanswered: FxHashSet::default(),
             returned: 0,
+            remapped: None,
+            forgotten_told: 0,
         }
     }
 
@@ -200,6 +165,18 @@ impl ProcessTable {
         self.counters.events_lost - std::mem::replace(&mut self.events_lost_told, self.counters.events_lost)
     }
 
+    /// Mappings and programs of the past that were forgotten early since this was last asked.
+    pub fn take_history_forgotten(&mut self) -> u64 {
+        let forgotten = self.counters.history_forgotten;
+        forgotten - std::mem::replace(&mut self.forgotten_told, forgotten)
+    }
+
+    /// Processes in which addresses came to mean something else since this was last asked, and when (CLOCK_MONOTONIC, ns). The
+    /// first call says nothing.
+    pub fn take_remapped(&mut self) -> Vec<(Pid, u64)> {
+        self.remapped.replace(Vec::new()).unwrap_or_default()
+    }
+
     /// What became of the files of mappings.
     pub fn module_counters(&self) -> ModuleCounters {
         self.modules.counters()
@@ -240,33 +217,39 @@ impl ProcessTable {
         let Some(stat) = read_stat(pid) else {
             return self.lives.contains_key(&pid);
         };
-        if let Some(life) = self.living(pid) {
-            match life.start_ticks {
-                Some(known) if known != stat.start_ticks => {
-                    life.end_ns = Some(now);
-                    self.counters.pids_reused += 1;
+        if let Some(life) = self.lives.get_mut(&pid).and_then(|lives| lives.last_mut()) {
+            if is_the_same(life, &stat) {
+                life.start_ticks = Some(stat.start_ticks);
+                if !stat.is_over && life.end_ns.take().is_some() {
+                    // The main thread has ended and others go on.
+                    life.outlives_main_thread = true;
                 }
-                Some(_) => return true,
-                None => {
-                    life.start_ticks = Some(stat.start_ticks);
-                    return true;
-                }
+                return true;
+            }
+            if life.end_ns.is_none() {
+                life.end_ns = Some(now);
+                self.counters.pids_reused += 1;
             }
         }
-        let life = Life {
-            start_ns: start_ns(stat.start_ticks),
-            start_ticks: Some(stat.start_ticks),
-            end_ns: None,
-            parent: Some(stat.parent),
-            images: vec![Image { since_ns: 0, command: stat.command, mappings: Arc::default() }],
-            perf_maps: Arc::default(),
-            checked_ns: now,
-            read_ns: 0,
-            perf_map_tried_ns: 0,
-        };
+        let mut life = Life::new(start_ns(stat.start_ticks), Image::new(0, stat.command));
+        (life.start_ticks, life.parent, life.checked_ns) = (Some(stat.start_ticks), Some(stat.parent), now);
         self.begin_life(pid, life);
         self.read_maps(pid, now, Known::Replaced);
+        self.inherit_if_empty(pid, stat.parent);
         true
+    }
+
+    /// A process that ended before its mappings were read had those of its parent, if it had not become another program: then
+    /// it would have another name.
+    fn inherit_if_empty(&mut self, pid: Pid, parent: Pid) {
+        let current =
+            |table: &Self, pid| table.lives.get(&pid).and_then(|lives| lives.last()).and_then(Life::current).cloned();
+        let Some(image) = current(self, pid).filter(|image| image.mappings().is_empty()) else { return };
+        let Some(parent) = current(self, parent).filter(|parent| parent.command == image.command) else { return };
+        let life = self.lives.get_mut(&pid).and_then(|lives| lives.last_mut());
+        if let Some(image) = life.and_then(Life::current_mut) {
+            image.adopt(&parent);
+        }
     }
 
     /// Takes in one event.
@@ -279,11 +262,14 @@ impl ProcessTable {
             What::Comm { command } => self.comm(*pid, *tid, command),
             What::Mmap { start, length, offset, file, path } => {
                 let end = start.saturating_add(*length);
-                self.mmap(*pid, *start, end, *offset, *file, path);
+                self.mmap(*pid, *at_ns, (*start, end), *offset, *file, path);
             }
             What::Exit => {
                 if pid.0 == tid.0 {
                     self.exit(*pid, *at_ns);
+                } else if self.unwinder.is_some() && self.living(*pid).is_some_and(|life| life.outlives_main_thread) {
+                    // It may have been the last.
+                    self.ended.insert(*pid);
                 }
             }
             What::Lost { count } => {
@@ -295,31 +281,32 @@ impl ProcessTable {
 
     /// A process was born: it has its parent's mappings until it does something of its own.
     pub fn fork(&mut self, parent: Pid, child: Pid, at_ns: u64) {
+        self.observe(parent);
+        let inherited = self.lives.get(&parent).and_then(|lives| lives.last()).and_then(Life::current);
+        let image = inherited.map(|image| image.inherited(at_ns));
+        let known = self.lives.contains_key(&child);
         if let Some(life) = self.living(child) {
             if life.start_ns.abs_diff(at_ns) < START_TOLERANCE_NS {
+                // What it was seen to have is what it had later, perhaps in another program, or nothing if it had ended.
                 life.start_ns = at_ns;
+                if let Some(image) = image {
+                    life.begin_with(image);
+                    self.change(child, Ask::Now);
+                }
                 return;
             }
             life.end_ns = Some(at_ns);
             self.counters.pids_reused += 1;
         }
-        self.observe(parent);
-        let inherited = self.lives.get(&parent).and_then(|lives| lives.last());
-        let Some(image) = inherited.and_then(Life::current) else {
+        if known {
+            self.remap(child, at_ns);
+        }
+        let Some(image) = image else {
             self.observe(child);
             return;
         };
-        let life = Life {
-            start_ns: at_ns,
-            start_ticks: None,
-            end_ns: None,
-            parent: Some(parent),
-            images: vec![Image { since_ns: at_ns, ..image.clone() }],
-            perf_maps: inherited.map(|life| Arc::new(life.perf_maps.inherited())).unwrap_or_default(),
-            checked_ns: at_ns,
-            read_ns: at_ns,
-            perf_map_tried_ns: 0,
-        };
+        let mut life = Life::new(at_ns, image);
+        (life.parent, life.read_ns) = (Some(parent), at_ns);
         self.begin_life(child, life);
         self.change(child, Ask::Now);
     }
@@ -327,55 +314,75 @@ impl ProcessTable {
     /// A process became another program: its mappings are gone.
     pub fn exec(&mut self, pid: Pid, command: &str, at_ns: u64) {
         self.observe(pid);
-        // Whoever had this pid before has ended, and the news of this one's birth was lost.
         if self.living(pid).is_none() {
-            let life = Life {
-                start_ns: at_ns,
-                start_ticks: None,
-                end_ns: None,
-                parent: None,
-                images: Vec::new(),
-                perf_maps: Arc::default(),
-                checked_ns: at_ns,
-                read_ns: 0,
-                perf_map_tried_ns: 0,
-            };
-            self.begin_life(pid, life);
+            // A thread that is not the main one takes its place when it becomes another program, and the main one ends for that.
+            let followed_ns = if self.followed { self.distrusted_ns } else { u64::MAX };
+            let last = self.lives.get_mut(&pid).and_then(|lives| lives.last_mut());
+            match last.filter(|life| life.end_ns.is_some_and(|end_ns| end_ns > followed_ns)) {
+                Some(life) => life.end_ns = None,
+                // Whoever had this pid before has ended, and the news of this one's birth was lost.
+                None => self.begin_life(pid, Life::new(at_ns, Image::new(at_ns, command.into()))),
+            }
         }
+        let mut forgets = false;
         if let Some(life) = self.living(pid) {
-            life.begin_image(Image { since_ns: at_ns, command: command.into(), mappings: Arc::default() });
-            life.perf_maps = Arc::default();
+            forgets = life.begin_image(Image::new(at_ns, command.into()));
+            life.outlives_main_thread = false;
             life.perf_map_tried_ns = 0;
             life.read_ns = 0;
         }
+        self.counters.history_forgotten += u64::from(forgets);
         self.change(pid, Ask::Now);
     }
 
     /// A thread took a name; the main thread's is the process's.
     pub fn comm(&mut self, pid: Pid, tid: Tid, command: &str) {
         if pid.0 == tid.0
-            && let Some(image) = self.living(pid).and_then(|life| life.images.last_mut())
+            && let Some(image) = self.living(pid).and_then(Life::current_mut)
         {
             image.command = command.into();
         }
     }
 
-    /// A process mapped memory for execution.
-    pub fn mmap(&mut self, pid: Pid, start: u64, end: u64, offset: u64, file: FileIdentity, path: &OsStr) {
+    /// A process mapped memory for execution, from the first of two addresses up to the second.
+    pub fn mmap(
+        &mut self,
+        pid: Pid,
+        at_ns: u64,
+        (start, end): (u64, u64),
+        offset: u64,
+        file: FileIdentity,
+        path: &OsStr,
+    ) {
         if !self.observe(pid) {
             return;
         }
         let kind = self.kind(pid, (start, end), file, path);
-        // The main thread may end before the others, which go on mapping.
-        let life = self.lives.get_mut(&pid).and_then(|lives| lives.last_mut());
-        if let Some(image) = life.and_then(|life| life.images.last_mut()) {
-            let anonymous = matches!(kind, MappingKind::Anonymous);
-            Arc::make_mut(&mut image.mappings).insert(Mapping { start, end, offset, kind });
-            if anonymous {
-                self.look_for_perf_map(pid, monotonic_ns());
-            }
+        let anonymous = matches!(kind, MappingKind::Anonymous);
+        self.map(pid, Mapping { start, end, offset, since_ns: at_ns, kind });
+        if anonymous {
+            self.look_for_perf_map(pid, monotonic_ns());
         }
         self.change(pid, Ask::Now);
+    }
+
+    fn map(&mut self, pid: Pid, mapping: Mapping) {
+        // The main thread may end before the others, which go on mapping.
+        let life = self.lives.get_mut(&pid).and_then(|lives| lives.last_mut());
+        let Some(image) = life.and_then(Life::current_mut) else { return };
+        let at_ns = mapping.since_ns;
+        let mapped = image.map(mapping);
+        self.counters.history_forgotten += mapped.forgets;
+        if mapped.replaces {
+            self.remap(pid, at_ns);
+        }
+    }
+
+    /// From now on addresses of a process mean something else.
+    fn remap(&mut self, pid: Pid, at_ns: u64) {
+        if let Some(remapped) = &mut self.remapped {
+            remapped.push((pid, at_ns));
+        }
     }
 
     /// A process ended. What was learnt of it stays until [`Self::forget_dead`].
@@ -421,7 +428,7 @@ impl ProcessTable {
         let now = monotonic_ns();
         let runs_anonymous = |life: &Life| {
             life.current().is_some_and(|image| {
-                image.mappings.iter().any(|mapping| matches!(mapping.kind, MappingKind::Anonymous))
+                image.mappings().iter().any(|mapping| matches!(mapping.kind, MappingKind::Anonymous))
             })
         };
         let wanting =
@@ -435,23 +442,24 @@ impl ProcessTable {
         self.observe(pid);
         let now = monotonic_ns();
         self.read_maps(pid, now, Known::Replaced);
-        self.living(pid)?.current().map(|image| image.mappings.clone())
+        self.living(pid)?.current().map(|image| image.mappings().clone())
     }
 
     /// The perf map of a living process, or why there is none.
     pub fn perf_map(&mut self, pid: Pid) -> Result<Arc<PerfMapFile>, PerfMapRefusal> {
         let life = self.lives.get(&pid).and_then(|lives| lives.last()).ok_or(PerfMapRefusal::ProcessGone)?;
+        let image = life.current().ok_or(PerfMapRefusal::ProcessGone)?;
         let found = find_perf_maps(self.modules.foreign(), &[(pid, life.start_ns)]).pop();
         let (_, found) = found.ok_or(PerfMapRefusal::ProcessGone)?;
-        life.perf_maps.take_in(found?, &mut self.next_perf_map);
-        life.perf_maps.files().into_iter().next().ok_or(PerfMapRefusal::Missing)
+        image.perf_maps.take_in(found?, &mut self.next_perf_map);
+        image.perf_maps.files().into_iter().next().ok_or(PerfMapRefusal::Missing)
     }
 
     /// Command name of a process: its main thread's, at that time (now, if `None`).
     pub fn command(&mut self, pid: Pid, at_ns: Option<u64>) -> Option<Arc<str>> {
         self.observe(pid);
         let at_ns = at_ns.unwrap_or(u64::MAX);
-        self.life_at(pid, at_ns).and_then(|life| life.images_from(at_ns).next()).map(|image| image.command.clone())
+        self.life_at(pid, at_ns).and_then(|life| life.image_at(at_ns)).map(|image| image.command.clone())
     }
 
     /// From now on mappings are told to an unwinder. Tables of what runs already are built in the order of need: those of `first`,
@@ -466,11 +474,11 @@ impl ProcessTable {
         let mut programs: Vec<(bool, u64, Arc<Mappings>)> = Vec::new();
         for (pid, lives) in &self.lives {
             let Some(life) = lives.last().filter(|life| life.end_ns.is_none()) else { continue };
-            let Some(image) = life.current().filter(|image| !image.mappings.is_empty()) else { continue };
+            let Some(image) = life.current().filter(|image| !image.mappings().is_empty()) else { continue };
             let Some(stat) = read_stat(*pid) else { continue };
             let age_ms = monotonic_ns().saturating_sub(life.start_ns) / 1_000_000 + 1;
             let rate = stat.cpu_ticks.saturating_mul(1_000_000) / age_ms;
-            programs.push((first.contains(pid), rate, image.mappings.clone()));
+            programs.push((first.contains(pid), rate, image.mappings().clone()));
         }
         programs.sort_by_key(|(first, rate, _)| std::cmp::Reverse((*first, *rate)));
         if let Some(unwinder) = &mut self.unwinder {
@@ -497,7 +505,7 @@ impl ProcessTable {
             let life = self.lives.get(&pid).and_then(|lives| lives.last()).filter(|life| life.end_ns.is_none());
             if let Some(image) = life.and_then(Life::current) {
                 self.ended.remove(&pid);
-                unwinder.publish(pid, &image.mappings, ask);
+                unwinder.publish(pid, image.mappings(), ask);
             }
         }
         unwinder.work();
@@ -527,7 +535,7 @@ impl ProcessTable {
             self.tell_unwinder();
             let life = self.lives.get(&pid).and_then(|lives| lives.last());
             if let (Some(image), Some(unwinder)) = (life.and_then(Life::current), &mut self.unwinder) {
-                unwinder.want(&image.mappings);
+                unwinder.want(image.mappings());
             }
         }
     }
@@ -592,9 +600,9 @@ impl ProcessTable {
 
     fn find(&mut self, pid: Pid, address: u64, at_ns: u64) -> Option<Location> {
         let life = self.life_at(pid, at_ns)?;
-        let mapping = life.images_from(at_ns).find_map(|image| image.mappings.find(address))?;
-        let offset = address - mapping.start + mapping.offset;
-        let (perf_maps, tried) = (life.perf_maps.clone(), life.perf_map_tried_ns);
+        let (image, mapping) = life.find(address, at_ns)?;
+        let offset = (address - mapping.start).wrapping_add(mapping.offset);
+        let (perf_maps, tried) = (image.perf_maps.clone(), life.perf_map_tried_ns);
         Some(match &mapping.kind {
             MappingKind::Module(module) => {
                 let module = module.clone();
@@ -639,50 +647,50 @@ impl ProcessTable {
         if life.read_ns >= distrusted {
             return;
         }
-        if let Some(image) = life.current().cloned() {
-            let command = read_stat(pid).map_or(image.command, |stat| stat.command);
-            let fresh = Image { since_ns: distrusted, command, mappings: Arc::default() };
-            if let Some(life) = self.living(pid) {
-                life.begin_image(fresh);
-            }
-            if !self.read_maps(pid, now, Known::Replaced)
-                && let Some(life) = self.living(pid)
-            {
-                life.images.pop();
-                life.read_ns = now;
-            }
+        let Some(image) = life.current().cloned() else { return };
+        let command = read_stat(pid).map_or_else(|| image.command.clone(), |stat| stat.command);
+        let fresh = image.again(distrusted, command);
+        let forgets = life.begin_image(fresh);
+        self.counters.history_forgotten += u64::from(forgets);
+        if self.read_maps(pid, now, Known::Replaced) {
+            self.remap(pid, distrusted);
+        } else if let Some(life) = self.living(pid) {
+            life.end_image();
+            life.read_ns = now;
         }
     }
 
     /// Adds what `/proc/PID/maps` says to the current image. What was unmapped meanwhile stays: samples may precede it.
     fn read_maps(&mut self, pid: Pid, now: u64, known: Known) -> bool {
-        let maps = self.foreign().read_proc(pid, "maps");
+        let maps = self.foreign().read_proc(pid, "maps").unwrap_or_default();
+        let mut before_ns = 0;
         if let Some(life) = self.living(pid) {
-            life.read_ns = now;
+            before_ns = std::mem::replace(&mut life.read_ns, now);
         }
-        let Some(maps) = maps else {
+        // That of a process that has ended is empty, until its parent has waited for it; so are those of kernel threads.
+        if maps.is_empty() {
             if !self.foreign().may_ask(&self.foreign().memory_of(pid)) {
                 self.unanswered.insert(pid);
             }
             self.counters.maps_unreadable += 1;
             return false;
-        };
+        }
         self.counters.maps_read += 1;
-        let mut mappings =
-            self.living(pid).and_then(|life| life.current()).map(|i| i.mappings.clone()).unwrap_or_default();
+        // Without events nobody knows when they changed since they were last read.
+        let changed_ns = if self.followed { now } else { before_ns };
         let mut anonymous = false;
         for line in maps.split(|byte| *byte == b'\n').filter_map(parse_line).filter(|line| line.executable) {
             let (start, end) = (line.start, line.end);
+            let Some(image) = self.living(pid).and_then(|life| life.current()) else { break };
+            let overlaps = image.mappings().overlap(start, end);
             // [vsyscall] lies outside of every process and holds no code of its own.
-            if line.name == "[vsyscall]" || known == Known::Kept && mappings.overlap(start, end) {
+            if line.name == "[vsyscall]" || known == Known::Kept && overlaps {
                 continue;
             }
             let kind = self.kind(pid, (start, end), line.file, line.name);
             anonymous |= matches!(kind, MappingKind::Anonymous);
-            Arc::make_mut(&mut mappings).insert(Mapping { start, end, offset: line.offset, kind });
-        }
-        if let Some(image) = self.living(pid).and_then(|life| life.images.last_mut()) {
-            image.mappings = mappings;
+            let since_ns = if overlaps { changed_ns } else { 0 };
+            self.map(pid, Mapping { start, end, offset: line.offset, since_ns, kind });
         }
         // Of those about to run events tell; the others are asked for when they are seen to.
         self.change(pid, Ask::Later);
@@ -733,10 +741,19 @@ impl ProcessTable {
         for (pid, found) in find_perf_maps(self.modules.foreign(), &wanting) {
             // Most processes have none; whoever wants to know why asks `doctor`.
             let Ok(found) = found else { continue };
-            if let Some(life) = self.lives.get(&pid).and_then(|lives| lives.last()) {
-                life.perf_maps.take_in(found, &mut self.next_perf_map);
+            if let Some(image) = self.lives.get(&pid).and_then(|lives| lives.last()).and_then(Life::current) {
+                image.perf_maps.take_in(found, &mut self.next_perf_map);
             }
         }
+    }
+}
+
+/// Whether the process that `/proc` shows is the one known: no other has its id before it has ended.
+fn is_the_same(life: &Life, stat: &Stat) -> bool {
+    match (life.start_ticks, life.end_ns) {
+        (Some(known), _) => known == stat.start_ticks,
+        (None, Some(end_ns)) => start_ns(stat.start_ticks) <= end_ns,
+        (None, None) => true,
     }
 }
 

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use super::Pid;
 use super::module::Modules;
 use super::sideband::{Event, Sideband, SidebandError, What};
 use super::table::ProcessTable;
 use super::walk::{Unwinder, UnwinderOptions};
+use super::{Pid, monotonic_ns};
 use crate::kernel::UnwindMaps;
 
 /// Time between two looks at the rings while events keep coming: so many wake-ups a second at most.
@@ -46,7 +46,11 @@ pub enum TrackerError {
     Gone,
 }
 
-type Question = Box<dyn FnOnce(&mut ProcessTable) + Send>;
+/// What the table is asked, and when (CLOCK_MONOTONIC, ns): it must have heard of everything up to then.
+struct Question {
+    asked_ns: u64,
+    ask: Box<dyn FnOnce(&mut ProcessTable) + Send>,
+}
 
 /// Handle on the thread that owns the [`ProcessTable`]. Dropping it ends the thread.
 #[derive(Debug)]
@@ -83,6 +87,8 @@ impl Tracker {
             bell: bell.clone(),
             subscriber: options.subscriber,
             shared: shared.clone(),
+            settled_ns: 0,
+            image_budget: IMAGE_BUDGET,
         };
         let thread = std::thread::Builder::new().name("processes".into()).spawn(move || state.run());
         let thread = Some(thread.map_err(TrackerError::Spawn)?);
@@ -95,11 +101,9 @@ impl Tracker {
         question: impl FnOnce(&mut ProcessTable) -> R + Send + 'static,
     ) -> Result<R, TrackerError> {
         let (reply, answer) = bounded(1);
-        let question: Question = Box::new(move |table| {
+        self.tell(move |table| {
             reply.send(question(table)).ok();
-        });
-        self.questions.as_ref().ok_or(TrackerError::Gone)?.send(question).map_err(|_| TrackerError::Gone)?;
-        self.ring();
+        })?;
         answer.recv().map_err(|_| TrackerError::Gone)
     }
 
@@ -133,7 +137,8 @@ impl Tracker {
 
     /// Asks the table something and does not wait; there is no answer.
     pub fn tell(&self, what: impl FnOnce(&mut ProcessTable) + Send + 'static) -> Result<(), TrackerError> {
-        self.questions.as_ref().ok_or(TrackerError::Gone)?.send(Box::new(what)).map_err(|_| TrackerError::Gone)?;
+        let question = Question { asked_ns: monotonic_ns(), ask: Box::new(what) };
+        self.questions.as_ref().ok_or(TrackerError::Gone)?.send(question).map_err(|_| TrackerError::Gone)?;
         self.ring();
         Ok(())
     }
@@ -192,6 +197,10 @@ struct Worker {
     bell: Arc<OwnedFd>,
     subscriber: Option<Sender<Event>>,
     shared: Arc<Shared>,
+    /// Events up to this time (CLOCK_MONOTONIC, ns) have been taken in.
+    settled_ns: u64,
+    /// Processes whose mappings may still be read in this housekeeping interval.
+    image_budget: usize,
 }
 
 impl Worker {
@@ -204,27 +213,26 @@ impl Worker {
             self.table.follow();
         }
         let mut events = Vec::new();
-        let (mut tidied, mut image_budget) = (Instant::now(), IMAGE_BUDGET);
+        let mut tidied = Instant::now();
         loop {
             let pending = self.sideband.as_ref().is_some_and(Sideband::has_pending);
             self.wait(if pending { COALESCE } else { HOUSEKEEPING });
-            self.take_events(&mut events);
-            if !events.is_empty() {
-                let execs = events.iter().filter(|event| matches!(event.what, What::Exec { .. }));
-                let before = self.table.counters().maps_read;
-                self.table.complete_images(execs.map(|event| event.pid), image_budget);
-                image_budget = image_budget.saturating_sub((self.table.counters().maps_read - before) as usize);
-            }
-            self.table.tell_unwinder();
+            self.follow(&mut events);
+            let busy = !events.is_empty();
             loop {
                 match self.questions.try_recv() {
-                    Ok(question) => question(&mut self.table),
+                    Ok(question) => {
+                        if self.sideband.is_some() && self.settled_ns < question.asked_ns {
+                            self.follow(&mut events);
+                        }
+                        (question.ask)(&mut self.table);
+                    }
                     Err(crossbeam_channel::TryRecvError::Empty) => break,
                     Err(crossbeam_channel::TryRecvError::Disconnected) => return,
                 }
             }
             if tidied.elapsed() >= HOUSEKEEPING {
-                (tidied, image_budget) = (Instant::now(), IMAGE_BUDGET);
+                (tidied, self.image_budget) = (Instant::now(), IMAGE_BUDGET);
                 self.table.ask_again();
                 self.table.look_for_perf_maps();
                 self.table.tidy_unwinder();
@@ -233,14 +241,28 @@ impl Worker {
                 {
                     tracing::warn!("processes on a CPU that came online are not followed: {error}");
                 }
-            } else if !events.is_empty() {
+            } else if busy {
                 std::thread::sleep(COALESCE);
             }
         }
     }
 
+    /// Takes in what happened, and tells the unwinder what came of it.
+    fn follow(&mut self, events: &mut Vec<Event>) {
+        self.take_events(events);
+        if !events.is_empty() {
+            let execs = events.iter().filter(|event| matches!(event.what, What::Exec { .. }));
+            let before = self.table.counters().maps_read;
+            self.table.complete_images(execs.map(|event| event.pid), self.image_budget);
+            let read = self.table.counters().maps_read - before;
+            self.image_budget = self.image_budget.saturating_sub(read as usize);
+        }
+        self.table.tell_unwinder();
+    }
+
     fn take_events(&mut self, events: &mut Vec<Event>) {
         events.clear();
+        self.settled_ns = monotonic_ns();
         let Some(sideband) = &mut self.sideband else { return };
         sideband.drain(events);
         self.shared.malformed.store(sideband.malformed(), Ordering::Relaxed);

@@ -139,6 +139,11 @@ impl Binaries {
         }
     }
 
+    /// Whether it has been read.
+    pub(crate) fn is_ready(&self, key: u32) -> bool {
+        self.ready.contains_key(&key)
+    }
+
     /// Readers are other people's code over other people's data: they may fail, but not take the recording with them.
     fn load_guarded(
         &mut self,

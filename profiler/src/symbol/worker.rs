@@ -142,6 +142,10 @@ impl Worker {
     fn look_up(&mut self, location: &Location) -> Result<ResolvedFrames, Unresolved> {
         match location {
             Location::Module { module, offset } => {
+                // What was written to it since names others.
+                if module.file().is_some() && !self.binaries.is_ready(module.id().0) && !module.is_unchanged() {
+                    return Err(Unresolved::NoFile);
+                }
                 // What is known already is not asked for.
                 let load = |options, debug: &Path| foreign::gather(module, options, debug);
                 self.binaries.find_in(module.id().0, &module.name().into(), offset.0, load)

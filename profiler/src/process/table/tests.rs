@@ -132,6 +132,101 @@ fn what_other_threads_map_after_the_main_thread_ended_is_known() -> TestResult {
 }
 
 #[test]
+fn a_library_in_the_place_of_another_is_told_apart_by_time() -> TestResult {
+    let (first, second) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+    let (me, now) = (Pid(std::process::id()), monotonic_ns());
+    let mut table = ProcessTable::new(100);
+    table.apply(&event(now, CHILD, What::Fork { parent: me }));
+    table.apply(&event(now + 1, CHILD, exec("swaps")));
+    assert!(table.take_remapped().is_empty());
+    for turn in 0..6 {
+        let file = if turn % 2 == 0 { &first } else { &second };
+        table.apply(&event(now + 10 * (turn + 1), CHILD, mapping(0x10_0000, file.path())));
+    }
+    let changes: Vec<_> = (2..=6).map(|turn| (CHILD, now + 10 * turn)).collect();
+    assert_eq!((table.take_remapped(), table.take_remapped()), (changes, Vec::new()));
+    for turn in 0..6 {
+        let file = if turn % 2 == 0 { &first } else { &second };
+        let found = module_at(&mut table, CHILD, 0x10_0004, now + 10 * (turn + 1) + 5);
+        assert_eq!(found, Some((base(file.path()), 0x2004)), "turn {turn}");
+    }
+    assert_eq!(module_at(&mut table, CHILD, 0x10_0004, now + 5), None, "nothing was there yet");
+    assert_eq!(table.counters().uncovered, 1);
+    Ok(())
+}
+
+#[test]
+fn a_grandchild_has_what_its_parent_had_when_it_was_forked() -> TestResult {
+    let (before, after) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+    let (me, now) = (Pid(std::process::id()), monotonic_ns());
+    let (grandchild, latecomer) = (Pid(CHILD.0 + 1), Pid(CHILD.0 + 2));
+    let mut table = ProcessTable::new(100);
+    table.apply(&event(now, CHILD, What::Fork { parent: me }));
+    table.apply(&event(now + 1, CHILD, exec("family")));
+    table.apply(&event(now + 2, CHILD, mapping(0x10_0000, before.path())));
+    table.apply(&event(now + 3, grandchild, What::Fork { parent: CHILD }));
+    table.apply(&event(now + 4, CHILD, mapping(0x10_0000, after.path())));
+    table.apply(&event(now + 5, CHILD, What::Exit));
+    table.apply(&event(now + 6, latecomer, What::Fork { parent: grandchild }));
+    for pid in [grandchild, latecomer] {
+        table.apply(&event(now + 9, pid, What::Exit));
+        assert_eq!(module_at(&mut table, pid, 0x10_0000, now + 8), Some((base(before.path()), 0x2000)));
+        assert_eq!(table.command(pid, Some(now + 8)).as_deref(), Some("family"));
+    }
+    assert_eq!(module_at(&mut table, CHILD, 0x10_0000, now + 4), Some((base(after.path()), 0x2000)));
+    Ok(())
+}
+
+#[test]
+fn a_child_that_has_ended_and_is_not_waited_for_keeps_what_it_inherited() -> TestResult {
+    let me = Pid(std::process::id());
+    let mut child = std::process::Command::new("true").spawn()?;
+    let pid = Pid(child.id());
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while read_stat(pid).is_some_and(|stat| !stat.is_over) {
+        assert!(std::time::Instant::now() < until, "it does not end");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let (now, here) = (monotonic_ns(), own_code_and_own_name_are_known as fn() as usize as u64);
+    for seen_first in [false, true] {
+        let mut table = ProcessTable::new(100);
+        table.follow();
+        table.observe(me);
+        if seen_first {
+            table.observe(pid);
+        }
+        let began = read_stat(pid).map_or(now, |stat| start_ns(stat.start_ticks)) + 1_000_000;
+        table.apply(&event(began, pid, What::Fork { parent: me }));
+        table.apply(&event(now, pid, What::Exit));
+        assert!(module_at(&mut table, pid, here, now - 1).is_some(), "seen first: {seen_first}");
+        assert_eq!(table.lives.get(&pid).map(Vec::len), Some(1), "one process");
+    }
+    child.wait()?;
+    Ok(())
+}
+
+#[test]
+fn a_program_begun_by_another_thread_than_the_main_one_is_the_same_process() -> TestResult {
+    let (first, second) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
+    let (me, now) = (Pid(std::process::id()), monotonic_ns());
+    let mut table = ProcessTable::new(100);
+    table.follow();
+    table.apply(&event(now, CHILD, What::Fork { parent: me }));
+    table.apply(&event(now + 1, CHILD, exec("first")));
+    table.apply(&event(now + 2, CHILD, mapping(0x10_0000, first.path())));
+    table.apply(&event(now + 10, CHILD, What::Exit));
+    table.apply(&event(now + 11, CHILD, exec("second")));
+    table.apply(&event(now + 12, CHILD, mapping(0x10_0000, second.path())));
+    assert_eq!(table.lives.get(&CHILD).map(Vec::len), Some(1));
+    assert_eq!(table.living(CHILD).map(|life| life.start_ns), Some(now));
+    assert_eq!(table.command(CHILD, Some(now + 5)).as_deref(), Some("first"));
+    assert_eq!(table.command(CHILD, Some(now + 11)).as_deref(), Some("second"));
+    assert_eq!(module_at(&mut table, CHILD, 0x10_0000, now + 5), Some((base(first.path()), 0x2000)));
+    assert_eq!(module_at(&mut table, CHILD, 0x10_0000, now + 13), Some((base(second.path()), 0x2000)));
+    Ok(())
+}
+
+#[test]
 fn another_start_time_in_proc_is_another_process() {
     let mut table = ProcessTable::new(100);
     let me = Pid(std::process::id());
