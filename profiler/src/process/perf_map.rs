@@ -10,14 +10,17 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::hash::BuildHasher;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rustc_hash::FxBuildHasher;
 use rustix::fs::{FileType, OFlags, fstat};
 
 use super::foreign::{ForeignFile, ForeignFiles, Patience, Subject, Urgency};
 use super::module::{FileIdentity, open_in_root};
 use super::{Pid, monotonic_ns};
+use crate::container::identity::{Identity, identify};
 
 /// Files kept of one process: agents may write anew under the same name.
 const FILES_MAX: usize = 4;
@@ -32,6 +35,7 @@ const CLOCK_TOLERANCE_NS: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub struct PerfMapFile {
     id: u32,
+    owner: u64,
     file: Arc<ForeignFile>,
     identity: FileIdentity,
 }
@@ -40,6 +44,12 @@ impl PerfMapFile {
     /// Number of this file, unique in one run of the program.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// The container whose process left it: equal for files of the same one. All processes outside of containers count as
+    /// one.
+    pub fn owner(&self) -> u64 {
+        self.owner
     }
 
     /// The file.
@@ -82,7 +92,7 @@ impl PerfMaps {
 
     /// Takes in what was found of a living process; `next_id` counts files. Whether it is new.
     pub(super) fn take_in(&self, found: FoundPerfMap, next_id: &mut u32) -> bool {
-        let FoundPerfMap { file, identity } = found;
+        let FoundPerfMap { owner, file, identity } = found;
         let mut own = self.own();
         if own.last().is_some_and(|newest| newest.identity == identity) {
             return false;
@@ -90,7 +100,7 @@ impl PerfMaps {
         if own.len() == FILES_MAX {
             own.remove(0);
         }
-        own.push(Arc::new(PerfMapFile { id: *next_id, file: Arc::new(file), identity }));
+        own.push(Arc::new(PerfMapFile { id: *next_id, owner, file: Arc::new(file), identity }));
         *next_id = next_id.wrapping_add(1);
         true
     }
@@ -127,6 +137,7 @@ pub enum PerfMapRefusal {
 /// A perf map that was found.
 #[derive(Debug)]
 pub(super) struct FoundPerfMap {
+    owner: u64,
     file: ForeignFile,
     identity: FileIdentity,
 }
@@ -155,7 +166,7 @@ pub(super) fn find_perf_maps(
         match files.ask(&subject, Patience::Moment, Urgency::Now, look) {
             Ok(opened) => found.extend(opened.into_iter().map(|(pid, opened)| {
                 let file = |there| ForeignFile::new(there, 0, subject.clone(), files.clone());
-                (pid, opened.map(|(there, identity)| FoundPerfMap { file: file(there), identity }))
+                (pid, opened.map(|(there, identity)| FoundPerfMap { owner: owner(pid), file: file(there), identity }))
             })),
             Err(_) => found.extend(wanted.into_iter().map(|(pid, _)| (pid, Err(PerfMapRefusal::Unanswered)))),
         }
@@ -187,6 +198,22 @@ fn open_perf_map(pid: Pid, start_ns: u64) -> Result<(OwnedFd, FileIdentity), Per
     }
     let identity = FileIdentity::of(&there).ok_or(PerfMapRefusal::NotAFile)?;
     Ok((there, identity))
+}
+
+/// The container of a process, as a number.
+fn owner(Pid(pid): Pid) -> u64 {
+    owner_of(&fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default())
+}
+
+/// The same by what `/proc/PID/cgroup` says.
+fn owner_of(memberships: &str) -> u64 {
+    let paths = memberships.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    let container = paths.filter_map(|path| match identify(path) {
+        Identity::Container(container) => Some(container.id),
+        // What a user calls a container counts as everything outside of containers does.
+        Identity::Delegated(_) | Identity::Unit { .. } | Identity::Host => None,
+    });
+    container.into_iter().next().map_or(0, |id| FxBuildHasher.hash_one(id))
 }
 
 /// A time of the monotonic clock by the clock of the file system.
@@ -278,6 +305,15 @@ mod tests {
             next = ancestor.inherited.clone();
         }
         assert!(length <= usize::from(ANCESTRY_MAX) + 1, "{length}");
+    }
+
+    #[test]
+    fn files_of_one_container_have_one_owner_whatever_cgroup_below_it_they_are_in() {
+        let id = |digit: &str| digit.repeat(64);
+        let one = owner_of(&format!("12:cpu:/docker/{0}\n0::/docker/{0}\n", id("a")));
+        assert_eq!(one, owner_of(&format!("0::/docker/{}/below/it\n", id("a"))));
+        assert_ne!(one, owner_of(&format!("0::/docker/{}\n", id("b"))));
+        assert_eq!(owner_of("0::/system.slice/nginx.service\n"), owner_of("0::/user.slice\n"));
     }
 
     #[test]

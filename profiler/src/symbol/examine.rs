@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Unresolved;
 use super::elf::ElfCopy;
 use super::foreign::{gather, read};
-use super::perf_map::PerfMap;
+use super::perf_map::{Budget, PerfMap};
 use super::user::{DEBUG_ROOT, Origin, copy_options};
 use crate::process::{Module, PerfMapFile};
 
@@ -46,7 +46,7 @@ pub fn examine(module: &Arc<Module>) -> Result<Examined, Unresolved> {
 pub fn names_in(file: &PerfMapFile) -> usize {
     let count = |file: &std::fs::File| {
         let mut map = PerfMap::default();
-        map.refresh(file);
+        map.refresh(file, Budget { memory: usize::MAX, read: u64::MAX });
         map.len()
     };
     read(file.file(), count).unwrap_or(0)

@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 
 use super::demangle::demangled;
 use super::elf::{CopyOptions, ElfCopy};
+use super::name::bounded;
 use super::separate::{self, Places};
 use super::{ResolvedFrame, ResolvedFrames, Unresolved, function_file, go_table, mini_debug};
 use crate::profile::FrameKind;
@@ -30,6 +31,9 @@ const READY_LIMIT: usize = 64;
 
 /// How long a binary is kept ready that nothing is asked of: its names are remembered elsewhere.
 const READY_FOR: Duration = Duration::from_mins(1);
+
+/// Most functions inlined into each other at one address that are named; debug information may claim any number.
+const INLINED_MAX: usize = 128;
 
 /// Files remembered as unusable; after that they are tried again.
 const UNUSABLE_LIMIT: usize = 4096;
@@ -352,14 +356,15 @@ fn frames(symbol: &Sym<'_>, module: &Arc<str>) -> ResolvedFrames {
         function: demangled(name).as_ref().into(),
         module: module.clone(),
         kind,
-        file: code.map_or_else(|| "".into(), |code| code.to_path().to_string_lossy().into()),
+        file: code.map_or_else(|| "".into(), |code| bounded(&code.to_path().to_string_lossy()).as_ref().into()),
         line: code.and_then(|code| code.line).unwrap_or(0),
         unresolved: None,
     };
     // GCC's own second name for a function that others may replace: the same code.
     let name = symbol.name.strip_suffix(".localalias").unwrap_or(&symbol.name);
     let outermost = frame(name, FrameKind::User, symbol.code_info.as_deref());
-    let inlined = symbol.inlined.iter().map(|f| frame(&f.name, FrameKind::UserInlined, f.code_info.as_ref()));
+    let inlined =
+        symbol.inlined.iter().take(INLINED_MAX).map(|f| frame(&f.name, FrameKind::UserInlined, f.code_info.as_ref()));
     std::iter::once(outermost).chain(inlined).collect()
 }
 

@@ -9,18 +9,15 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use rustc_hash::FxHashMap;
 
+use super::jit_names::JitNames;
 use super::kernel::{KernelSymbols, PROGRAMS};
-use super::perf_map::PerfMap;
 use super::user::{Binaries, BinaryFile};
 use super::{Options, ResolvedFrame, ResolvedFrames, SymbolCounters, Unresolved, foreign, vdso};
-use crate::process::{Location, ModuleId, PerfMapFile};
+use crate::process::{Location, ModuleId};
 use crate::profile::FrameKind;
 
 /// Stands for the vDSO among the modules.
 const VDSO: u32 = u32::MAX;
-
-/// Perf maps kept at a time.
-const PERF_MAPS: usize = 32;
 
 #[derive(Debug)]
 pub(super) enum Request {
@@ -39,11 +36,9 @@ enum Key {
 pub(super) struct Worker {
     binaries: Binaries,
     kernel: KernelSymbols,
-    /// With the batch that each was last asked for in.
-    perf_maps: FxHashMap<u32, (PerfMap, u64)>,
+    jit_names: JitNames,
     vdso: OnceCell<Option<File>>,
     cache: Cache,
-    batch: u64,
     resolved: u64,
     unresolved: BTreeMap<&'static str, u64>,
 }
@@ -53,10 +48,9 @@ impl Worker {
         Self {
             binaries: Binaries::new(options.lines, options.image_bytes),
             kernel: KernelSymbols::new("/proc/kallsyms"),
-            perf_maps: FxHashMap::default(),
+            jit_names: JitNames::new(),
             vdso: OnceCell::new(),
             cache: Cache::new(options.cached_addresses),
-            batch: 0,
             resolved: 0,
             unresolved: BTreeMap::new(),
         }
@@ -66,7 +60,7 @@ impl Worker {
         for request in inbox {
             match request {
                 Request::Resolve(locations, reply) => {
-                    self.batch += 1;
+                    self.jit_names.begin_batch();
                     reply.send(self.resolve_all(&locations)).ok();
                     self.binaries.put_away_idle();
                 }
@@ -156,21 +150,8 @@ impl Worker {
                 self.binaries.find(VDSO, &"[vdso]".into(), source, *offset)
             }
             Location::Anonymous { address, perf_maps, .. } => {
-                let files = perf_maps.files();
-                if files.is_empty() {
-                    return Err(Unresolved::NoPerfMap);
-                }
-                let mut reason = Unresolved::NotInPerfMap;
-                for file in &files {
-                    let map = self.perf_map(file);
-                    if let Some(name) = map.find(*address) {
-                        return Ok(one(name.into(), "[jit]".into(), FrameKind::User));
-                    }
-                    if map.is_full() {
-                        reason = Unresolved::PerfMapTooLarge;
-                    }
-                }
-                Err(reason)
+                let name = self.jit_names.find(*address, &perf_maps.files())?;
+                Ok(one(name, "[jit]".into(), FrameKind::User))
             }
             Location::Kernel { address } => {
                 let (name, module) = self.kernel.find(*address)?;
@@ -178,28 +159,6 @@ impl Worker {
             }
             Location::Unknown { .. } => Err(Unresolved::Unmapped),
         }
-    }
-
-    /// The names in a file, as it is in this batch: a runtime moves code, and says so in the file.
-    fn perf_map(&mut self, file: &PerfMapFile) -> &PerfMap {
-        if self.perf_maps.len() >= PERF_MAPS && !self.perf_maps.contains_key(&file.id()) {
-            let oldest = self.perf_maps.iter().min_by_key(|(_, (_, used))| *used).map(|(id, _)| *id);
-            oldest.and_then(|id| self.perf_maps.remove(&id));
-        }
-        let (map, used) = self.perf_maps.entry(file.id()).or_default();
-        let file = file.file();
-        // What was read stays where nothing more can be.
-        if *used != self.batch && file.files().may_ask(file.subject()) {
-            let mut known = std::mem::take(map);
-            let refresh = move |file: &File| {
-                known.refresh(file);
-                known
-            };
-            // Where the answer stays out the names are gone, and read anew when it comes.
-            *map = foreign::read(file, refresh).unwrap_or_default();
-        }
-        *used = self.batch;
-        map
     }
 }
 
