@@ -5,6 +5,7 @@
 //! symbols that may name something: functions with a size. A label without a size inside a function would hide that
 //! function's name, and data symbols would only take memory.
 
+use std::cmp::Reverse;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,6 +25,19 @@ const SEGMENTS_MAX: usize = 4096;
 const SECTIONS_MAX: usize = 65_536;
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
+
+/// Longest section name that is looked at: those that matter are short, and names may overlap, so that long ones would
+/// cost many times the bytes that there are.
+const SECTION_NAME_MAX: usize = 64;
+
+/// Longest run of bytes that is copied into a string table as one string. Each look-up reads a name to its end.
+const STRING_MAX: usize = 8 * 1024;
+
+/// Function symbols of one table.
+const FUNCTIONS_MAX: usize = 3 << 19;
+
+/// Function symbols at one address, largest first; a look-up passes over all of them. One function has a few names.
+const ALIASES_MAX: usize = 16;
 
 const SEGMENT_LOAD: u32 = 1;
 const SECTION_PROGBITS: u32 = 1;
@@ -182,6 +196,14 @@ impl Section {
     }
 }
 
+/// What is in a section that is copied whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Contents {
+    /// Strings, each ended by a zero.
+    Strings,
+    Other,
+}
+
 struct Copier<'file> {
     source: &'file File,
     options: CopyOptions,
@@ -189,6 +211,11 @@ struct Copier<'file> {
     program_headers: Vec<u8>,
     section_headers: Vec<u8>,
     names: Vec<u8>,
+    /// The copy, its headers last.
+    file: File,
+    /// Bytes in it.
+    written: u64,
+    /// What comes after them.
     out: Vec<u8>,
     copied: u64,
 }
@@ -213,6 +240,8 @@ impl<'file> Copier<'file> {
             program_headers: Vec::new(),
             section_headers: Vec::new(),
             names: Vec::new(),
+            file: memory_file("symbols", &[]).map_err(|_| Unresolved::Unreadable)?,
+            written: 0,
             out: Vec::new(),
             copied: 0,
         };
@@ -269,11 +298,12 @@ impl<'file> Copier<'file> {
         let program_headers_at = HEADER as u64;
         let sections_at = program_headers_at + self.program_headers.len() as u64;
         self.out = vec![0; sections_at as usize + self.section_headers.len()];
+        self.flush()?;
         for index in 0..self.section_headers.len() / SECTION {
             let Some(section) = self.section(index) else { break };
             let name = self.name(&section).to_vec();
             let debug = name.starts_with(b".debug_") && section.kind == SECTION_PROGBITS;
-            let start = self.out.len() as u64;
+            let start = self.written;
             let copied = match section.kind {
                 SECTION_SYMTAB => {
                     functions.0 += self.copy_functions(&section)?;
@@ -283,10 +313,15 @@ impl<'file> Copier<'file> {
                     functions.1 += self.copy_functions(&section)?;
                     true
                 }
-                SECTION_STRTAB => self.copy_names(&section).map(|()| true)?,
+                // Linkers compress debug sections alone.
+                SECTION_STRTAB if section.flags & SECTION_COMPRESSED != 0 => return Err(Unresolved::Unsupported),
+                SECTION_STRTAB => self.copy_whole(&section, Contents::Strings).map(|()| true)?,
                 SECTION_PROGBITS if debug && self.options.debug_sections => {
                     has_lines |= name == b".debug_info";
-                    self.copy_whole(&section).map(|()| true)?
+                    let strings = matches!(name.as_slice(), b".debug_str" | b".debug_line_str");
+                    let strings = strings && section.flags & SECTION_COMPRESSED == 0;
+                    let contents = if strings { Contents::Strings } else { Contents::Other };
+                    self.copy_whole(&section, contents).map(|()| true)?
                 }
                 SECTION_NOTE if name == b".note.gnu.build-id" => {
                     build_id = self.read_small(&section).and_then(|note| parse_build_id(&note)).unwrap_or_default();
@@ -311,10 +346,11 @@ impl<'file> Copier<'file> {
             };
             let header = &mut self.section_headers[index * SECTION..(index + 1) * SECTION];
             if copied {
-                let size = self.out.len() as u64 - start;
+                let size = self.written - start;
                 header[24..32].copy_from_slice(&start.to_le_bytes());
                 header[32..40].copy_from_slice(&size.to_le_bytes());
-                self.out.resize(self.out.len().next_multiple_of(16), 0);
+                self.out.resize((self.written.next_multiple_of(16) - self.written) as usize, 0);
+                self.flush()?;
             } else if section.kind != 0 {
                 header[4..8].copy_from_slice(&SECTION_NOBITS.to_le_bytes());
             }
@@ -323,15 +359,13 @@ impl<'file> Copier<'file> {
         header[32..40].copy_from_slice(&program_headers_at.to_le_bytes());
         let sections_at = if self.section_headers.is_empty() { 0 } else { sections_at };
         header[40..48].copy_from_slice(&sections_at.to_le_bytes());
-        self.out[..HEADER].copy_from_slice(&header);
-        let end = HEADER + self.program_headers.len();
-        self.out[HEADER..end].copy_from_slice(&self.program_headers);
-        self.out[end..end + self.section_headers.len()].copy_from_slice(&self.section_headers);
-        let file = memory_file("symbols", &self.out).map_err(|_| Unresolved::Unreadable)?;
-        let bytes = self.out.len() as u64;
+        self.out.extend_from_slice(&header);
+        self.out.extend_from_slice(&self.program_headers);
+        self.out.extend_from_slice(&self.section_headers);
+        self.file.write_all_at(&self.out, 0).map_err(|_| Unresolved::Unreadable)?;
         Ok(ElfCopy {
-            file: file.into(),
-            bytes,
+            file: self.file.into(),
+            bytes: self.written,
             functions,
             has_lines,
             segments,
@@ -370,6 +404,7 @@ impl<'file> Copier<'file> {
 
     fn name(&self, section: &Section) -> &[u8] {
         let name = self.names.get(section.name as usize..).unwrap_or_default();
+        let name = &name[..name.len().min(SECTION_NAME_MAX)];
         name.split(|byte| *byte == 0).next().unwrap_or_default()
     }
 
@@ -380,43 +415,52 @@ impl<'file> Copier<'file> {
         }
         self.account(section.size)?;
         let (mut at, end) = (section.offset, section.offset.checked_add(section.size).ok_or(Unresolved::Malformed)?);
-        let mut functions = 0;
         while end - at >= SYMBOL as u64 {
             let whole = (end - at).min((CHUNK / SYMBOL * SYMBOL) as u64) as usize / SYMBOL * SYMBOL;
             let chunk = self.read(at, whole)?;
             for symbol in chunk.chunks_exact(SYMBOL).filter(|symbol| names_code(symbol)) {
                 self.out.extend_from_slice(symbol);
-                functions += 1;
+            }
+            if self.out.len() > FUNCTIONS_MAX * SYMBOL {
+                return Err(Unresolved::TooLarge);
             }
             at += whole as u64;
         }
+        let functions = (self.out.len() / SYMBOL) as u64;
+        drop_aliases(&mut self.out);
+        self.flush()?;
         Ok(functions)
     }
 
-    /// Copies names. The parser takes no name that is not UTF-8, and ELF does not ask for that: what cannot be read gives way to
-    /// question marks, byte for byte, so that every name stays where symbols say that it is.
-    fn copy_names(&mut self, section: &Section) -> Result<(), Unresolved> {
-        let start = self.out.len();
-        self.copy_whole(section)?;
-        if section.flags & SECTION_COMPRESSED == 0
-            && let Some(names) = self.out.get_mut(start..)
-        {
-            make_utf8(names);
-        }
-        Ok(())
-    }
-
-    fn copy_whole(&mut self, section: &Section) -> Result<(), Unresolved> {
+    fn copy_whole(&mut self, section: &Section, contents: Contents) -> Result<(), Unresolved> {
         self.account(section.size)?;
         if section.flags & SECTION_COMPRESSED != 0 {
             self.account(self.decompressed_size(section)?)?;
         }
         let (mut at, end) = (section.offset, section.offset.checked_add(section.size).ok_or(Unresolved::Malformed)?);
+        let mut run = 0;
         while at < end {
-            let chunk = self.read(at, (end - at).min(CHUNK as u64) as usize)?;
-            self.out.extend_from_slice(&chunk);
+            let mut chunk = self.read(at, (end - at).min(CHUNK as u64) as usize)?;
+            if contents == Contents::Strings {
+                // A character that is not whole is read again with what follows.
+                if at + (chunk.len() as u64) < end {
+                    chunk.truncate(chunk.len() - unfinished(&chunk));
+                }
+                run = end_long_strings(&mut chunk, run);
+                make_utf8(&mut chunk);
+            }
             at += chunk.len() as u64;
+            self.out = chunk;
+            self.flush()?;
         }
+        Ok(())
+    }
+
+    /// Appends to the copy what is to come.
+    fn flush(&mut self) -> Result<(), Unresolved> {
+        self.file.write_all_at(&self.out, self.written).map_err(|_| Unresolved::Unreadable)?;
+        self.written += self.out.len() as u64;
+        self.out.clear();
         Ok(())
     }
 
@@ -520,13 +564,57 @@ fn names_code(symbol: &[u8]) -> bool {
     code && defined && size != 0 && value.checked_add(size).is_some()
 }
 
+/// Sorts symbols by address, the largest first, and drops what is too many at one address.
+fn drop_aliases(symbols: &mut Vec<u8>) {
+    let (all, _) = symbols.as_chunks_mut::<SYMBOL>();
+    all.sort_by_key(|symbol| (u64_at(symbol, 8), Reverse(u64_at(symbol, 16))));
+    let (mut kept, mut last, mut aliases) = (0, 0, 0);
+    for index in 0..all.len() {
+        let address = u64_at(&all[index], 8);
+        aliases = if address == last { aliases + 1 } else { 1 };
+        last = address;
+        if aliases <= ALIASES_MAX {
+            all[kept] = all[index];
+            kept += 1;
+        }
+    }
+    symbols.truncate(kept * SYMBOL);
+}
+
+/// Ends strings that are longer than [`STRING_MAX`]; `run` bytes of the first one came before. Returns the bytes of the
+/// last one so far.
+fn end_long_strings(bytes: &mut [u8], mut run: usize) -> usize {
+    for byte in bytes {
+        if *byte == 0 || run >= STRING_MAX {
+            *byte = 0;
+            run = 0;
+        } else {
+            run += 1;
+        }
+    }
+    run
+}
+
 fn parse_build_id(note: &[u8]) -> Option<Vec<u8>> {
     let (name, description) = (u32_at(note.get(..12)?, 0) as usize, u32_at(note, 4) as usize);
     let at = 12 + name.checked_next_multiple_of(4)?;
     (u32_at(note, 8) == BUILD_ID_NOTE).then(|| note.get(at..at.checked_add(description)?).map(<[u8]>::to_vec))?
 }
 
-/// Puts a question mark in the place of every byte that belongs to no character of UTF-8.
+/// Bytes at the end that begin a character of UTF-8 and do not finish it: three at most.
+fn unfinished(bytes: &[u8]) -> usize {
+    let tail = &bytes[bytes.len().saturating_sub(3)..];
+    // Of what a character begins with, the tail's first bytes may be its last.
+    (0..tail.len())
+        .find_map(|from| match str::from_utf8(&tail[from..]) {
+            Err(error) if error.valid_up_to() == 0 && error.error_len().is_none() => Some(tail.len() - from),
+            _ => None,
+        })
+        .unwrap_or(0)
+}
+
+/// Puts a question mark in the place of every byte that belongs to no character of UTF-8: the parser takes no other names, and
+/// ELF does not ask for them. Every name stays where symbols say that it is.
 fn make_utf8(names: &mut [u8]) {
     let mut at = 0;
     while let Some(Err(error)) = names.get(at..).map(str::from_utf8) {
@@ -561,4 +649,79 @@ pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array(bytes, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn symbol(address: u64, size: u64, name: u32) -> [u8; SYMBOL] {
+        let mut symbol = [0; SYMBOL];
+        symbol[..4].copy_from_slice(&name.to_le_bytes());
+        symbol[8..16].copy_from_slice(&address.to_le_bytes());
+        symbol[16..].copy_from_slice(&size.to_le_bytes());
+        symbol
+    }
+
+    #[test]
+    fn of_very_many_symbols_at_one_address_a_few_of_the_largest_stay() {
+        let mut symbols = Vec::new();
+        for name in 0..1000 {
+            symbols.extend(symbol(0x2000, u64::from(name), name));
+        }
+        symbols.extend(symbol(0x3000, 1, 5000));
+        symbols.extend(symbol(0x1000, 1, 6000));
+        drop_aliases(&mut symbols);
+        let names: Vec<u32> = symbols.chunks_exact(SYMBOL).map(|symbol| u32_at(symbol, 0)).collect();
+        let expected: Vec<u32> = [6000].into_iter().chain((984..1000).rev()).chain([5000]).collect();
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn a_string_that_is_too_long_is_ended_wherever_the_chunks_meet() {
+        let mut bytes = vec![b'x'; 3 * STRING_MAX];
+        bytes[10] = 0;
+        let mut whole = bytes.clone();
+        end_long_strings(&mut whole, 0);
+        let longest = whole.split(|byte| *byte == 0).map(<[u8]>::len).max();
+        assert_eq!(longest, Some(STRING_MAX));
+        let mut run = 0;
+        for chunk in bytes.chunks_mut(1000) {
+            run = end_long_strings(chunk, run);
+        }
+        assert_eq!(bytes, whole);
+    }
+
+    /// An ELF file of so many sections, whose names all begin in one string of 15 MiB.
+    fn sections_of_one_long_name(count: usize) -> Vec<u8> {
+        let names = 15 << 20;
+        let mut file = vec![0; HEADER];
+        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        let sections_at = HEADER + names;
+        file[40..48].copy_from_slice(&(sections_at as u64).to_le_bytes());
+        file[58..60].copy_from_slice(&(SECTION as u16).to_le_bytes());
+        file[60..62].copy_from_slice(&(count as u16).to_le_bytes());
+        file.resize(sections_at, b'n');
+        for _ in 0..count {
+            let mut section = [0; SECTION];
+            section[4..8].copy_from_slice(&SECTION_PROGBITS.to_le_bytes());
+            section[24..32].copy_from_slice(&(HEADER as u64).to_le_bytes());
+            section[32..40].copy_from_slice(&(names as u64).to_le_bytes());
+            file.extend(section);
+        }
+        file
+    }
+
+    #[test]
+    fn a_long_string_that_is_the_name_of_every_section_is_not_read_for_each() -> io::Result<()> {
+        let file = memory_file("sections", &sections_of_one_long_name(60_000))?;
+        let begun = Instant::now();
+        let options = CopyOptions { debug_sections: false, limit_bytes: 1 << 20 };
+        assert!(ElfCopy::new(&file, options).is_ok());
+        // Minutes where each section's name is read to its end.
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        Ok(())
+    }
 }

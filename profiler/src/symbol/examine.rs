@@ -7,6 +7,7 @@ use super::Unresolved;
 use super::elf::ElfCopy;
 use super::foreign::{gather, read};
 use super::perf_map::{Budget, PerfMap};
+use super::separate::CHECKSUM_LIMIT;
 use super::user::{DEBUG_ROOT, Origin, copy_options};
 use crate::process::{Module, PerfMapFile};
 
@@ -29,7 +30,7 @@ pub struct Examined {
 
 /// Looks at a module as a recording would.
 pub fn examine(module: &Arc<Module>) -> Result<Examined, Unresolved> {
-    let gathered = gather(module, copy_options(true), Path::new(DEBUG_ROOT))?;
+    let gathered = gather(module, copy_options(true), Path::new(DEBUG_ROOT), CHECKSUM_LIMIT)?;
     let (copies, origin, own) = (&gathered.copies, gathered.origin, gathered.own());
     let all: u64 = copies.iter().map(ElfCopy::functions).sum();
     Ok(Examined {

@@ -11,11 +11,17 @@ use super::separate::{self, Places};
 use super::user::{Gathered, made_names, own_copy, wants_separate};
 use crate::process::{Dependency, ForeignFile, ForeignFiles, Module, Patience, ReadError, Subject, Urgency};
 
-/// Copies whatever names the functions of a module. What does not answer is left out, and noted.
-pub(crate) fn gather(module: &Arc<Module>, options: CopyOptions, debug: &Path) -> Result<Gathered, Unresolved> {
+/// Copies whatever names the functions of a module. What does not answer is left out, and noted. `checksums` is how many bytes of
+/// separate files may be read for theirs.
+pub(crate) fn gather(
+    module: &Arc<Module>,
+    options: CopyOptions,
+    debug: &Path,
+    checksums: u64,
+) -> Result<Gathered, Unresolved> {
     let file = file_of(module)?;
     let copy = read(file, move |file| own_copy(file, options))??;
-    let mut gathered = Gathered::new(copy);
+    let mut gathered = Gathered::new(copy, checksums);
     if wants_separate(gathered.own(), options) {
         gathered = find_separate(module, file.files(), gathered, options, debug)?;
     }
@@ -68,7 +74,9 @@ fn find_separate(
             catch_unwind(AssertUnwindSafe(move || {
                 let root = if in_container { module.root() } else { None };
                 let places = Places { root, path: module.path(), debug: &debug };
-                let found = separate::find_below(gathered.own(), root, places, options);
+                let mut left = gathered.checksums;
+                let found = separate::find_below(gathered.own(), root, places, options, &mut left);
+                gathered.checksums = left;
                 (gathered, found)
             }))
         };

@@ -113,9 +113,16 @@ impl<'bytes> Table<'bytes> {
         Some(if self.width == Width::Whole { u64_at(bytes, 0) } else { u32_at(bytes, 0).into() })
     }
 
-    /// Functions whose description makes sense; `base` is where addresses count from.
+    /// Functions whose description makes sense; `base` is where addresses count from. Their names are no longer in all
+    /// than the part of the table that holds them: a table in which one long name is that of every function ends there.
     fn functions(&self, base: u64) -> Vec<Function> {
-        (0..self.count).filter_map(|index| self.function(index, base)).collect()
+        let mut left = self.names.len();
+        let all = (0..self.count).filter_map(|index| self.function(index, base));
+        all.map_while(|function| {
+            left = left.checked_sub(function.name.len())?;
+            Some(function)
+        })
+        .collect()
     }
 
     fn function(&self, index: usize, base: u64) -> Option<Function> {
@@ -159,6 +166,29 @@ mod tests {
         assert!(Table::parse(&bytes[..100]).is_err());
         bytes[7] = 4;
         assert_eq!(Table::parse(&bytes).err(), Some(Unresolved::Unsupported), "of a 32-bit program");
+    }
+
+    #[test]
+    fn names_of_functions_take_no_more_than_the_table_holds() {
+        let count = 10_000_u64;
+        let mut bytes = GO_1_20.to_le_bytes().to_vec();
+        bytes.extend([0, 0, 1, 8]);
+        for word in [count, 0, 0x40_1000, 72, 0, 0, 0, 1096] {
+            bytes.extend(word.to_le_bytes());
+        }
+        // One name of a thousand bytes, which every function has.
+        bytes.resize(72 + 1000, b'n');
+        bytes.resize(1096, 0);
+        let described_at = (count as u32) * 8 + 4;
+        for index in 0..count as u32 {
+            bytes.extend([index * 16, described_at].iter().flat_map(|word| word.to_le_bytes()));
+        }
+        bytes.extend((count as u32 * 16).to_le_bytes());
+        bytes.extend([0; 8]);
+        let Ok(table) = Table::parse(&bytes) else { panic!("not read") };
+        let functions = table.functions(table.text_start);
+        let length: usize = functions.iter().map(|function| function.name.len()).sum();
+        assert!(!functions.is_empty() && length <= bytes.len(), "{length} of {}", bytes.len());
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use super::allowance::{Allowance, Left};
 use super::perf_map::{Budget, PerfMap};
 use super::{Unresolved, foreign};
 use crate::process::{ForeignFile, PerfMapFile};
@@ -27,8 +28,8 @@ struct Limits {
 }
 
 const LIMITS: Limits = Limits {
-    container_bytes: 72 << 20,
-    node_bytes: 96 << 20,
+    container_bytes: 80 << 20,
+    node_bytes: 112 << 20,
     container_read: Allowance { most: 256 << 20, each_second: 16 << 20 },
     node_read: Allowance { most: 512 << 20, each_second: 32 << 20 },
 };
@@ -44,40 +45,6 @@ const RESTED: u64 = 8;
 
 /// Containers whose reading is remembered.
 const OWNERS: usize = 4096;
-
-/// Bytes that may be read: so many at once, and so many more with each second.
-#[derive(Debug, Clone, Copy)]
-struct Allowance {
-    most: u64,
-    each_second: u64,
-}
-
-/// What is left of an allowance.
-#[derive(Debug, Clone, Copy)]
-struct Left {
-    bytes: u64,
-    since: Instant,
-}
-
-impl Left {
-    fn new(allowance: Allowance, now: Instant) -> Self {
-        Self { bytes: allowance.most, since: now }
-    }
-
-    /// What there is now.
-    fn at(&mut self, allowance: Allowance, now: Instant) -> u64 {
-        let passed_ms = now.saturating_duration_since(self.since).as_millis().min(1 << 32) as u64;
-        if passed_ms > 0 {
-            self.bytes = (self.bytes + allowance.each_second * passed_ms / 1000).min(allowance.most);
-            self.since = now;
-        }
-        self.bytes
-    }
-
-    fn spend(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-}
 
 #[derive(Debug)]
 struct Kept {
@@ -148,7 +115,8 @@ impl JitNames {
 
     /// What a map of this owner may come to, beside all the others.
     fn budget(&mut self, owner: u64, now: Instant) -> Budget {
-        while self.maps.len() >= MAPS || self.bytes() >= self.limits.node_bytes {
+        // A map grows to more than is free when it is asked for, so that room is made ahead.
+        while self.maps.len() >= MAPS || self.bytes() > self.limits.node_bytes / 2 {
             let rested = |kept: &Kept| kept.batch + RESTED < self.batch || self.maps.len() >= MAPS;
             let oldest = self.maps.iter().filter(|(_, kept)| rested(kept)).min_by_key(|(_, kept)| kept.batch);
             let Some(id) = oldest.map(|(id, _)| *id) else { break };
@@ -271,15 +239,5 @@ mod tests {
         }
         assert!((8 << 20..9 << 20).contains(&read), "{read}");
         Ok(())
-    }
-
-    #[test]
-    fn an_allowance_grows_with_time_up_to_its_most() {
-        let allowance = Allowance { most: 1000, each_second: 100 };
-        let now = Instant::now();
-        let mut left = Left::new(allowance, now);
-        left.spend(900);
-        assert_eq!(left.at(allowance, now + Duration::from_secs(2)), 300);
-        assert_eq!(left.at(allowance, now + Duration::from_hours(1)), 1000);
     }
 }

@@ -2,7 +2,7 @@
 //! `.gnu_debugdata` section, untrusted. Out: the ELF file that was in it, in memory.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 
 use lzma_rust2::XzReader;
 
@@ -12,23 +12,21 @@ use super::elf::{Extent, SectionReader, memory_file};
 /// Most bytes of such a section; those of the largest binaries have some hundred kilobytes.
 const PACKED_LIMIT: u64 = 16 << 20;
 
-/// Most bytes once unpacked.
-const UNPACKED_LIMIT: u64 = 64 << 20;
+/// Most bytes once unpacked; the largest libraries have some 10 MB.
+const UNPACKED_LIMIT: u64 = 32 << 20;
 
-/// Memory that the unpacking may take, in KiB: the window that the section's own header asks for, above all.
-const WINDOW_LIMIT_KB: u32 = 64 << 10;
+/// Memory that the unpacking may take, in KiB: the window that the section's own header asks for, above all. `xz` takes 8 MiB
+/// unless it is told otherwise.
+const WINDOW_LIMIT_KB: u32 = 32 << 10;
 
-/// Unpacks it.
+/// Unpacks it, straight into the file.
 pub(crate) fn unpack(file: &File, packed: Extent) -> Result<File, Unresolved> {
     if packed.size > PACKED_LIMIT {
         return Err(Unresolved::TooLarge);
     }
     let reader = BufReader::new(SectionReader::new(file, packed));
-    let mut unpacked = Vec::new();
     let mut reader = XzReader::new_mem_limit(reader, false, WINDOW_LIMIT_KB).take(UNPACKED_LIMIT + 1);
-    reader.read_to_end(&mut unpacked).map_err(|_| Unresolved::Malformed)?;
-    if unpacked.len() as u64 > UNPACKED_LIMIT {
-        return Err(Unresolved::TooLarge);
-    }
-    memory_file("mini_debug", &unpacked).map_err(|_| Unresolved::Unreadable)
+    let mut unpacked = memory_file("mini_debug", &[]).map_err(|_| Unresolved::Unreadable)?;
+    let length = io::copy(&mut reader, &mut unpacked).map_err(|_| Unresolved::Malformed)?;
+    if length > UNPACKED_LIMIT { Err(Unresolved::TooLarge) } else { Ok(unpacked) }
 }

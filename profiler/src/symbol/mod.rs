@@ -22,6 +22,7 @@
 //! and copied into memory of our own (see `elf`) before any parser sees them, so that a file that is truncated meanwhile
 //! cannot raise SIGBUS. Whatever cannot be read is counted by reason and the recording goes on.
 
+mod allowance;
 mod demangle;
 mod elf;
 mod examine;

@@ -164,7 +164,8 @@ mod tests {
             let mut names = PackedNames::default();
             let numbers: Vec<Option<u32>> = added.iter().map(|name| names.add(name)).collect();
             for (name, number) in added.iter().zip(numbers) {
-                prop_assert_eq!(number.and_then(|number| names.get(number)).as_deref(), Some(name.as_str()));
+                let found = number.and_then(|number| names.get(number));
+                prop_assert_eq!(found.as_deref(), Some(name.as_str()));
             }
         }
     }

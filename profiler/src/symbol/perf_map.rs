@@ -400,7 +400,8 @@ mod tests {
                 model[*start as usize..(start + size) as usize].fill(Some(format!("f{order}")));
             }
             for (address, expected) in model.iter().enumerate() {
-                prop_assert_eq!(map.find(address as u64).as_deref(), expected.as_deref());
+                let found = map.find(address as u64);
+                prop_assert_eq!(found.as_deref(), expected.as_deref());
             }
         }
     }

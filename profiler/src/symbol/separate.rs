@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use super::elf::{CopyOptions, ElfCopy};
 use crate::process::open_regular;
 
-/// Most bytes of a file whose checksum is computed.
-const CHECKSUM_LIMIT: u64 = 1 << 30;
+/// Most bytes whose checksum is computed for one binary, over all files that may belong to it.
+pub(crate) const CHECKSUM_LIMIT: u64 = 512 << 20;
 
 /// Where to look.
 #[derive(Debug, Clone, Copy)]
@@ -26,14 +26,14 @@ pub(crate) struct Places<'place> {
     pub debug: &'place Path,
 }
 
-/// Finds the file and copies what is wanted of it.
-pub(crate) fn find(copy: &ElfCopy, places: Places<'_>, options: CopyOptions) -> Option<ElfCopy> {
+/// Finds the file and copies what is wanted of it. `left` is how many bytes may be read for checksums.
+pub(crate) fn find(copy: &ElfCopy, places: Places<'_>, options: CopyOptions, left: &mut u64) -> Option<ElfCopy> {
     let roots = [places.root, None];
     let roots = if places.root.is_some() { &roots[..] } else { &roots[1..] };
     roots
         .iter()
         .find_map(|root| by_build_id(copy, *root, places, options))
-        .or_else(|| roots.iter().find_map(|root| by_link(copy, *root, places, options)))
+        .or_else(|| roots.iter().find_map(|root| by_link(copy, *root, places, options, left)))
 }
 
 /// The same below one root alone.
@@ -42,8 +42,9 @@ pub(crate) fn find_below(
     root: Option<BorrowedFd<'_>>,
     places: Places<'_>,
     options: CopyOptions,
+    left: &mut u64,
 ) -> Option<ElfCopy> {
-    by_build_id(copy, root, places, options).or_else(|| by_link(copy, root, places, options))
+    by_build_id(copy, root, places, options).or_else(|| by_link(copy, root, places, options, left))
 }
 
 fn by_build_id(
@@ -62,7 +63,13 @@ fn by_build_id(
 }
 
 /// As gdb looks: beside the binary, below it, and under the debug directory by the binary's own path.
-fn by_link(copy: &ElfCopy, root: Option<BorrowedFd<'_>>, places: Places<'_>, options: CopyOptions) -> Option<ElfCopy> {
+fn by_link(
+    copy: &ElfCopy,
+    root: Option<BorrowedFd<'_>>,
+    places: Places<'_>,
+    options: CopyOptions,
+    left: &mut u64,
+) -> Option<ElfCopy> {
     let link = copy.debug_link()?;
     let directory = places.path.parent().unwrap_or(Path::new("/"));
     let below: PathBuf = places.debug.join(directory.strip_prefix("/").unwrap_or(directory));
@@ -74,7 +81,7 @@ fn by_link(copy: &ElfCopy, root: Option<BorrowedFd<'_>>, places: Places<'_>, opt
     ];
     tried.iter().filter(|path| *path != places.path).find_map(|path| {
         let file = open_regular(root, path)?;
-        (checksum(&file)? == link.crc).then(|| ElfCopy::new(&file, options).ok())?
+        (checksum(&file, left)? == link.crc).then(|| ElfCopy::new(&file, options).ok())?
     })
 }
 
@@ -86,15 +93,16 @@ fn hexadecimal(bytes: &[u8]) -> String {
         .collect()
 }
 
-fn checksum(file: &File) -> Option<u32> {
+/// The checksum of a file that has no more bytes than are left.
+fn checksum(file: &File, left: &mut u64) -> Option<u32> {
+    *left = left.checked_sub(file.metadata().ok()?.len())?;
     let (mut crc, mut bytes) = (flate2::Crc::new(), vec![0; 64 * 1024]);
-    let mut limited = file.take(CHECKSUM_LIMIT + 1);
-    let mut length = 0;
+    // It may have grown since.
+    let mut limited = file.take(CHECKSUM_LIMIT);
     loop {
         match limited.read(&mut bytes).ok()? {
-            0 => return (length <= CHECKSUM_LIMIT).then(|| crc.sum()),
+            0 => return Some(crc.sum()),
             read => crc.update(&bytes[..read]),
         }
-        length = limited.limit().abs_diff(CHECKSUM_LIMIT + 1);
     }
 }

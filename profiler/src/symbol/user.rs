@@ -13,15 +13,16 @@ use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{CodeInfo, Input, Sym, Symbolized, Symbolizer as Engine};
 use rustc_hash::FxHashMap;
 
+use super::allowance::{Allowance, Left};
 use super::demangle::demangled;
 use super::elf::{CopyOptions, ElfCopy};
 use super::name::bounded;
-use super::separate::{self, Places};
+use super::separate::{self, CHECKSUM_LIMIT, Places};
 use super::{ResolvedFrame, ResolvedFrames, Unresolved, function_file, go_table, mini_debug};
 use crate::profile::FrameKind;
 
-/// Most bytes taken of one file for names.
-const NAMES_LIMIT: u64 = 256 << 20;
+/// Most bytes taken of one file for names. They are in memory twice at most, and one file's at a time.
+const NAMES_LIMIT: u64 = 96 << 20;
 
 /// Most bytes taken of one file for lines.
 const LINES_LIMIT: u64 = 1 << 30;
@@ -34,6 +35,9 @@ const READY_FOR: Duration = Duration::from_mins(1);
 
 /// Most functions inlined into each other at one address that are named; debug information may claim any number.
 const INLINED_MAX: usize = 128;
+
+/// Bytes of separate files whose checksums are computed: of all binaries together.
+const CHECKSUMS: Allowance = Allowance { most: 2 << 30, each_second: 32 << 20 };
 
 /// Files remembered as unusable; after that they are tried again.
 const UNUSABLE_LIMIT: usize = 4096;
@@ -66,6 +70,7 @@ pub(crate) struct Binaries {
     debug_root: PathBuf,
     ready: FxHashMap<u32, Binary>,
     unusable: FxHashMap<u32, Unresolved>,
+    checksums: Left,
     clock: u64,
 }
 
@@ -78,6 +83,7 @@ impl Binaries {
             debug_root: DEBUG_ROOT.into(),
             ready: FxHashMap::default(),
             unusable: FxHashMap::default(),
+            checksums: Left::new(CHECKSUMS, Instant::now()),
             clock: 0,
         }
     }
@@ -90,7 +96,7 @@ impl Binaries {
         source: BinaryFile<'_>,
         at: u64,
     ) -> Result<ResolvedFrames, Unresolved> {
-        self.find_in(key, name, at, |options, debug_root| gather(source, options, debug_root))
+        self.find_in(key, name, at, |options, debug_root, may| gather(source, options, debug_root, may))
     }
 
     /// The frames at an offset of what `load` gives when it is needed.
@@ -99,7 +105,7 @@ impl Binaries {
         key: u32,
         name: &Arc<str>,
         at: u64,
-        load: impl FnOnce(CopyOptions, &Path) -> Result<Gathered, Unresolved>,
+        load: impl FnOnce(CopyOptions, &Path, u64) -> Result<Gathered, Unresolved>,
     ) -> Result<ResolvedFrames, Unresolved> {
         if let Some(reason) = self.unusable.get(&key) {
             return Err(*reason);
@@ -152,7 +158,7 @@ impl Binaries {
     fn load_guarded(
         &mut self,
         key: u32,
-        load: impl FnOnce(CopyOptions, &Path) -> Result<Gathered, Unresolved>,
+        load: impl FnOnce(CopyOptions, &Path, u64) -> Result<Gathered, Unresolved>,
     ) -> Result<(), Unresolved> {
         catch_unwind(AssertUnwindSafe(|| self.load(key, load))).unwrap_or(Err(Unresolved::ParserFailed))
     }
@@ -160,9 +166,12 @@ impl Binaries {
     fn load(
         &mut self,
         key: u32,
-        load: impl FnOnce(CopyOptions, &Path) -> Result<Gathered, Unresolved>,
+        load: impl FnOnce(CopyOptions, &Path, u64) -> Result<Gathered, Unresolved>,
     ) -> Result<(), Unresolved> {
-        let Gathered { copies, is_partial, .. } = load(copy_options(self.lines), &self.debug_root)?;
+        let may = self.checksums.at(CHECKSUMS, Instant::now()).min(CHECKSUM_LIMIT);
+        let gathered = load(copy_options(self.lines), &self.debug_root, may)?;
+        self.checksums.spend(may.saturating_sub(gathered.checksums));
+        let Gathered { copies, is_partial, .. } = gathered;
         self.make_room(copies.iter().map(ElfCopy::bytes).sum());
         self.ready.insert(key, Binary { copies, is_partial, used: self.clock, used_at: Instant::now() });
         Ok(())
@@ -237,17 +246,19 @@ pub(crate) struct Gathered {
     pub origin: Origin,
     /// Whether there may be more that could not be looked at.
     pub is_partial: bool,
+    /// Bytes of separate files that may still be read for their checksums.
+    pub checksums: u64,
 }
 
 impl Gathered {
-    /// With the file itself alone.
-    pub(crate) fn new(own: ElfCopy) -> Self {
+    /// With the file itself alone; `checksums` is how many bytes of separate files may be read for theirs.
+    pub(crate) fn new(own: ElfCopy, checksums: u64) -> Self {
         let origin = match (own.functions(), own.exported_functions()) {
             (0, 0) => Origin::Nowhere,
             (0, _) => Origin::ExportedOnly,
             _ => Origin::OwnTable,
         };
-        Self { copies: vec![own], origin, is_partial: false }
+        Self { copies: vec![own], origin, is_partial: false, checksums }
     }
 
     /// The file itself.
@@ -275,11 +286,16 @@ pub(crate) fn copy_options(lines: bool) -> CopyOptions {
 }
 
 /// Copies whatever names the functions of a binary: itself first, then what makes up for what was stripped.
-pub(crate) fn gather(source: BinaryFile<'_>, options: CopyOptions, debug_root: &Path) -> Result<Gathered, Unresolved> {
-    let mut gathered = Gathered::new(own_copy(source.file, options)?);
+pub(crate) fn gather(
+    source: BinaryFile<'_>,
+    options: CopyOptions,
+    debug_root: &Path,
+    checksums: u64,
+) -> Result<Gathered, Unresolved> {
+    let mut gathered = Gathered::new(own_copy(source.file, options)?, checksums);
     if wants_separate(gathered.own(), options) {
         let places = Places { root: source.root, path: source.path, debug: debug_root };
-        if let Some(separate) = separate::find(gathered.own(), places, options) {
+        if let Some(separate) = separate::find(&gathered.copies[0], places, options, &mut gathered.checksums) {
             gathered.add_separate(separate);
         }
     }

@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::jit_names::JitNames;
 use super::kernel::{KernelSymbols, PROGRAMS};
+use super::name::{NAME_MAX, is_cut};
 use super::user::{Binaries, BinaryFile};
 use super::{Options, ResolvedFrame, ResolvedFrames, SymbolCounters, Unresolved, foreign, vdso};
 use crate::process::{Location, ModuleId};
@@ -41,6 +42,8 @@ pub(super) struct Worker {
     cache: Cache,
     resolved: u64,
     unresolved: BTreeMap<&'static str, u64>,
+    /// Names that were cut.
+    cut: u64,
 }
 
 impl Worker {
@@ -53,6 +56,7 @@ impl Worker {
             cache: Cache::new(options.cached_addresses),
             resolved: 0,
             unresolved: BTreeMap::new(),
+            cut: 0,
         }
     }
 
@@ -78,6 +82,12 @@ impl Worker {
             let note = "kernel functions have no names: /proc/kallsyms hides its addresses; \
                         run with CAP_SYSLOG and sysctl kernel.kptr_restrict=1 or 0";
             notes.push(note.into());
+        }
+        if self.cut > 0 {
+            notes.push(format!(
+                "{} function names are cut: they are longer than {NAME_MAX} bytes (each ends with a checksum of the whole)",
+                self.cut
+            ));
         }
         SymbolCounters { resolved: self.resolved, unresolved: self.unresolved.clone(), notes }
     }
@@ -115,6 +125,7 @@ impl Worker {
             Err(reason) => (unnamed(location, reason), Some(reason)),
         };
         self.count(reason);
+        self.cut += frames.iter().filter(|frame| is_cut(&frame.function)).count() as u64;
         // The kernel's programs come and go: a name there, or its absence, holds only for now.
         let kernel = matches!(location, Location::Kernel { .. });
         let settled = !kernel || reason.is_none() && *frames[0].module != *PROGRAMS;
@@ -141,7 +152,7 @@ impl Worker {
                     return Err(Unresolved::NoFile);
                 }
                 // What is known already is not asked for.
-                let load = |options, debug: &Path| foreign::gather(module, options, debug);
+                let load = |options, debug: &Path, may| foreign::gather(module, options, debug, may);
                 self.binaries.find_in(module.id().0, &module.name().into(), offset.0, load)
             }
             Location::Vdso { offset } => {
@@ -187,16 +198,21 @@ pub(super) fn unnamed(location: &Location, reason: Unresolved) -> ResolvedFrames
 
 type Answer = (ResolvedFrames, Option<Unresolved>);
 
+/// Most bytes of names in each half of the cache.
+const HALF_BYTES: usize = 12 << 20;
+
 /// Two halves: when the younger is full the older is dropped; what is asked for moves to the younger.
 struct Cache {
     half: usize,
     young: FxHashMap<Key, Answer>,
+    /// Bytes of names in it.
+    young_bytes: usize,
     old: FxHashMap<Key, Answer>,
 }
 
 impl Cache {
     fn new(limit: usize) -> Self {
-        Self { half: (limit / 2).max(1), young: FxHashMap::default(), old: FxHashMap::default() }
+        Self { half: (limit / 2).max(1), young: FxHashMap::default(), young_bytes: 0, old: FxHashMap::default() }
     }
 
     fn get(&mut self, key: &Key) -> Option<Answer> {
@@ -209,11 +225,17 @@ impl Cache {
     }
 
     fn insert(&mut self, key: Key, answer: Answer) {
-        if self.young.len() >= self.half {
+        if self.young.len() >= self.half || self.young_bytes >= HALF_BYTES {
             self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
         }
+        self.young_bytes += bytes_of(&answer.0);
         self.young.insert(key, answer);
     }
+}
+
+fn bytes_of(frames: &[ResolvedFrame]) -> usize {
+    frames.iter().map(|frame| size_of::<ResolvedFrame>() + frame.function.len() + frame.file.len()).sum()
 }
 
 #[cfg(test)]
@@ -231,6 +253,18 @@ mod tests {
             assert!(cache.young.len() + cache.old.len() <= 9);
         }
         assert!(cache.get(&Key::Kernel(50)).is_none());
+    }
+
+    #[test]
+    fn long_names_push_each_other_out_of_the_cache() {
+        let mut cache = Cache::new(1 << 20);
+        for address in 0..100_000 {
+            let name = "n".repeat(NAME_MAX);
+            cache.insert(Key::Kernel(address), (one(name.into(), "".into(), FrameKind::Kernel), None));
+        }
+        let kept: usize = cache.young.values().chain(cache.old.values()).map(|(frames, _)| bytes_of(frames)).sum();
+        assert!(kept <= 2 * HALF_BYTES + 4 * NAME_MAX, "{kept}");
+        assert!(cache.get(&Key::Kernel(99_999)).is_some());
     }
 
     #[test]

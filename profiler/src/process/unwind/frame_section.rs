@@ -16,6 +16,10 @@ pub(super) type Bytes<'d> = EndianSlice<'d, LittleEndian>;
 /// CIEs kept parsed. One a function would be odd: compilers write one or two a translation unit.
 const CIES_KEPT: usize = 4096;
 
+/// How often the bytes of a section may be parsed as CIEs in all. Real ones are kept, so that each is parsed once or
+/// twice; a section may also hold more than are kept and have its functions name them in turns, each as long as can be.
+const CIE_PARSES: usize = 8;
+
 /// Where one function lies, and where in its section it is described.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Described {
@@ -61,6 +65,8 @@ pub(super) struct FrameSection<'d, K> {
     bytes: &'d [u8],
     bases: BaseAddresses,
     cies: FxHashMap<usize, Cie<'d>>,
+    /// Bytes that may still be parsed as CIEs.
+    cie_bytes: usize,
     /// Records that could not be parsed.
     pub malformed: u64,
 }
@@ -69,7 +75,8 @@ impl<'d, K: Kind<'d>> FrameSection<'d, K> {
     /// `address` is that of the section's first byte.
     pub fn new(kind: K, bytes: &'d [u8], address: u64) -> Self {
         let bases = BaseAddresses::default().set_eh_frame(address);
-        Self { kind, bytes, bases, cies: FxHashMap::default(), malformed: 0 }
+        let cie_bytes = bytes.len().saturating_mul(CIE_PARSES);
+        Self { kind, bytes, bases, cies: FxHashMap::default(), cie_bytes, malformed: 0 }
     }
 
     /// Lists the functions in the section's order. A record of length zero ends the list where `terminated` says so;
@@ -139,12 +146,14 @@ impl<'d, K: Kind<'d>> FrameSection<'d, K> {
 
     fn function(&mut self, position: usize) -> Option<gimli::FrameDescriptionEntry<Bytes<'d>>> {
         let partial = self.kind.partial_fde_from_offset(&self.bases, K::Offset::from(position)).ok()?;
-        let cies = &mut self.cies;
+        let (cies, left, bytes) = (&mut self.cies, &mut self.cie_bytes, self.bytes);
         let parsed = partial.parse(|section, bases, offset| {
             let key = gimli::UnwindOffset::into(offset);
             if let Some(cie) = cies.get(&key) {
                 return Ok(cie.entry.clone());
             }
+            let length = Record::at(bytes, key, K::LONG_WORDS).map_or(0, |record| record.end - key);
+            *left = left.checked_sub(length).ok_or(gimli::Error::TooManyRegisterRules)?;
             let entry = section.cie_from_offset(bases, offset)?;
             if cies.len() >= CIES_KEPT {
                 cies.clear();
@@ -189,4 +198,41 @@ impl Record {
 /// `N` bytes at a position.
 pub(super) fn array<const N: usize>(bytes: &[u8], position: usize) -> Option<[u8; N]> {
     bytes.get(position..position.checked_add(N)?)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use gimli::EhFrame;
+
+    use super::*;
+
+    /// `cies` CIEs, each with an augmentation of `length` bytes that nobody knows, and functions that name them in turns.
+    fn section(cies: usize, length: usize, functions: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = Vec::new();
+        let mut positions = Vec::new();
+        for _ in 0..cies {
+            positions.push(bytes.len());
+            // Length, the mark of a CIE, version, augmentation.
+            bytes.extend((length as u32 + 6).to_le_bytes());
+            bytes.extend([0, 0, 0, 0, 1]);
+            bytes.resize(bytes.len() + length, b'?');
+            bytes.push(0);
+        }
+        for function in 0..functions {
+            let distance = bytes.len() + 4 - positions[function % cies];
+            bytes.extend(20_u32.to_le_bytes());
+            bytes.extend((distance as u32).to_le_bytes());
+            bytes.extend([0x1000 + 16 * function as u64, 16].iter().flat_map(|word| word.to_le_bytes()));
+        }
+        bytes
+    }
+
+    #[test]
+    fn cies_that_are_named_in_turns_are_parsed_a_few_times_each() {
+        let bytes = section(CIES_KEPT + 1, 500, 300_000);
+        let mut frames = FrameSection::new(EhFrame::new(&bytes, LittleEndian), &bytes, 0);
+        assert!(frames.describe(false, &Limits::default(), |_| Ok(())).is_ok());
+        assert_eq!(frames.malformed, 300_000);
+        assert!(frames.cie_bytes < 600, "{} left of {}", frames.cie_bytes, bytes.len() * CIE_PARSES);
+    }
 }

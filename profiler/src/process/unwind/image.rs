@@ -20,6 +20,8 @@ const SEGMENTS_MAX: u16 = 1170;
 const SECTIONS_MAX: u64 = 16_384;
 /// Most bytes of section names.
 const NAMES_MAX: u64 = 1 << 20;
+/// Most bytes of a section's name that are looked at: names may overlap, and those that matter are short.
+const NAME_MAX: usize = 64;
 /// Most bytes of notes that are searched for a build id.
 const NOTES_MAX: u64 = 64 << 10;
 /// Longest build id.
@@ -218,9 +220,9 @@ impl<'s, S: Source + ?Sized> Headers<'s, S> {
         let names = names.ok_or(Refused::Malformed("index of section names"))?;
         let names = self.bytes(names.sh_offset.get(LE), names.sh_size.get(LE).min(NAMES_MAX))?;
         for section in &sections {
-            let name =
-                names.get(section.sh_name.get(LE) as usize..).and_then(|name| name.split(|byte| *byte == 0).next());
-            let Some(name) = name else { continue };
+            let Some(name) = names.get(section.sh_name.get(LE) as usize..) else { continue };
+            let name = &name[..name.len().min(NAME_MAX)];
+            let Some(name) = name.split(|byte| *byte == 0).next() else { continue };
             let place = match name {
                 b".eh_frame" => {
                     let found = self.extent(section).map(|extent| EhFrame { extent, terminated: false });

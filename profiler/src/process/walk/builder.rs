@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::OwnedFd, sync::Arc};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use profiler_ebpf::unwind::{Row, Rule};
 
 use super::tables;
@@ -50,6 +50,9 @@ impl tables::Rows for Table {
 /// Files larger than this go a way of their own: they take up to seconds, and small ones are not to wait for them.
 const LARGE_BYTES: u64 = 16 << 20;
 
+/// Tables that wait to be taken; the threads wait with them. A large one has megabytes.
+const WAITING: usize = 2;
+
 /// Handle on the threads. They end with what they have in hand when it is dropped.
 #[derive(Debug)]
 pub struct Builder {
@@ -62,7 +65,7 @@ pub struct Builder {
 impl Builder {
     /// Starts the threads, which ring the bell for everything they have built.
     pub fn spawn(bell: &Arc<OwnedFd>) -> io::Result<Self> {
-        let (answers, built) = unbounded();
+        let (answers, built) = bounded(WAITING);
         let small = lane("unwind-tables", Urgency::Now, answers.clone(), bell.clone())?;
         let large = lane("unwind-large", Urgency::Ordinary, answers, bell.clone())?;
         Ok(Self { small, large, built, under_way: 0 })
