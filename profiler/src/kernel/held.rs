@@ -6,6 +6,7 @@
 //! of a command begins when its process, which existed before the programs were loaded, is let go.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
@@ -48,12 +49,9 @@ impl Kernel {
             .map_err(|source| KernelError::Map { map: TASKS, source })?;
         }
         self.give_slots()?;
-        for (_, process) in &threads {
-            // Two threads of one process: it is gone already.
-            self.change_selected(|selected| match selected.remove(process) {
-                Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-                result => result,
-            })?;
+        // Several threads may be one process's.
+        for process in threads.iter().map(|(_, process)| *process).collect::<BTreeSet<u32>>() {
+            self.change_selected(|selected| selected.remove(&process))?;
         }
         self.options.threads = threads;
         Ok(())
