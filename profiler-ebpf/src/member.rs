@@ -22,7 +22,7 @@ const RIGHT_SHIFT: u32 = 26;
 const SHIFT_MASK: u32 = 0b11_1111;
 
 /// What the programs take a member to be.
-pub trait Shape {
+pub trait Shape: Copy {
     /// Bytes of it.
     const BYTES: u32;
     /// Whether the programs follow it: only a pointer will do then.

@@ -61,7 +61,7 @@ impl From<u32> for FileKind {
 }
 
 /// What a member is loaded as.
-pub trait Loaded: Copy + Default + Shape {
+pub trait Loaded: Default + Shape {
     /// The low bits of a word.
     fn truncated(word: u64) -> Self;
 }
