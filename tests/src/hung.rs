@@ -112,6 +112,8 @@ impl HungMount {
 
 impl Drop for HungMount {
     fn drop(&mut self) {
+        // Taking it away looks at it.
+        self.recover();
         drop(Command::new("umount").arg("--lazy").arg(self.path()).status());
         // Once its server is gone, everything that waits is told so.
         self.server.ends.store(true, Ordering::SeqCst);
