@@ -4,7 +4,7 @@
 //!
 //! The work is done by threads that nobody joins. One that gives no answer in time is left behind: what it depends on is asked
 //! nothing until it returns, so that it costs one thread and one deadline, however many processes depend on the same. A thread
-//! left behind holds no lock and no descriptor that others need, and ends with the program: what is mapped is held by descriptors
+//! left behind holds no lock and no descriptor that others need. What is mapped is held by descriptors
 //! that were never opened for reading (`O_PATH`), because closing a file of a FUSE daemon that hangs cannot be interrupted.
 
 use std::fs::File;
