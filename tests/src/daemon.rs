@@ -95,7 +95,7 @@ impl Daemon {
 
     /// Asks for a path.
     pub fn get(&self, path: &str) -> Result<Answer> {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
     }
 
     /// Sends these bytes and reads until the end.

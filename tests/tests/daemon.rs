@@ -92,7 +92,7 @@ impl Prometheus {
         let encoded: Vec<String> = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let encoded = encoded.concat();
         let Ok(mut stream) = TcpStream::connect(&self.address) else { return Ok(None) };
-        let request = format!("GET /api/v1/query?query={encoded} HTTP/1.0\r\nHost: x\r\n\r\n");
+        let request = format!("GET /api/v1/query?query={encoded} HTTP/1.0\r\nHost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes())?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
@@ -219,7 +219,7 @@ fn every_route_answers_and_nonsense_is_refused_with_the_reason() -> Result<()> {
             answer.text()
         );
     }
-    let large = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    let large = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(100_000));
     ensure!(daemon.ask(&large).map_or(true, |answer| answer.status == 431), "a head of 100 kB is taken");
     ensure!(daemon.get("/healthz")?.status == 200, "it is ill after that");
     Ok(())
@@ -274,7 +274,7 @@ fn a_wrong_configuration_is_refused_while_running_and_the_old_one_stays() -> Res
     daemon.signal(Signal::HUP)?;
     daemon.until("/api/v1/status", |answer| (series(answer) == Some(778)).then_some(()))?;
     fs::write(&file, "metrics: {max_series: 779}\ncollect:\n  frequency: often\n")?;
-    let refused = daemon.ask("POST /-/reload HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let refused = daemon.ask("POST /-/reload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     ensure!(refused.status == 400 && refused.text().contains('3'), "{} {}", refused.status, refused.text());
     ensure!(series(&daemon.get("/api/v1/status")?) == Some(778), "the wrong file was taken");
     let text = daemon.get("/metrics")?.text();

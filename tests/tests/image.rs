@@ -101,7 +101,7 @@ fn the_image_profiles_its_host_from_inside() -> Result<()> {
     let until = |path: &str, what: &str, enough: &dyn Fn(&Answer) -> bool| -> Result<Answer> {
         let began = Instant::now();
         loop {
-            if let Ok(answer) = ask_at(address, &format!("GET {path} HTTP/1.0\r\nHost: x\r\n\r\n"))
+            if let Ok(answer) = ask_at(address, &format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n"))
                 && enough(&answer)
             {
                 return Ok(answer);

@@ -29,6 +29,10 @@ pub struct Args {
     /// Web configuration as Prometheus' exporters take it: TLS, client certificates, users
     #[arg(long = "web.config.file", value_name = "FILE", env = "PROFILER_WEB_CONFIG_FILE")]
     web_config: Option<PathBuf>,
+    /// A host name that requests may ask for, or *.NAME, or *, besides localhost, addresses and this host's name; may be
+    /// repeated. Checked on loopback addresses, and elsewhere once one is given
+    #[arg(long = "web.allowed-host", value_name = "NAME", env = "PROFILER_WEB_ALLOWED_HOST", value_delimiter = ',')]
+    allowed_hosts: Vec<String>,
     /// Length of a window [default: 10s]
     #[arg(long, env = "PROFILER_WINDOW", value_parser = parse_duration)]
     window: Option<Duration>,
@@ -160,7 +164,11 @@ fn sources(args: Args) -> Sources {
                 path: args.storage_path,
             },
             metrics: MetricsLayer { linger: args.linger.map(Quantity), max_series: args.max_series },
-            web: WebLayer { listen_address: args.listen_address, config_file: args.web_config },
+            web: WebLayer {
+                listen_address: args.listen_address,
+                config_file: args.web_config,
+                allowed_hosts: list(args.allowed_hosts),
+            },
             push: PushLayer {
                 interval: args.push_interval.map(Quantity),
                 pyroscope: DestinationLayer { url: args.push_pyroscope, ..DestinationLayer::default() },

@@ -37,7 +37,7 @@ use crate::collect::CollectError;
 use archive::Archive;
 use collector::Collector;
 use history::History;
-use http::{Context, access::Gate, web_config::WebConfigError};
+use http::{Context, access::Gate, host::AllowedHosts, web_config::WebConfigError};
 use push::{
     Pushers,
     client::{Client, ClientError},
@@ -51,6 +51,12 @@ const WAITING_WINDOWS: usize = 4;
 
 /// Answers made at a time that read windows.
 const HEAVY: usize = 2;
+
+/// Scrapes answered at a time.
+const SCRAPES: usize = 4;
+
+/// Pulls that may wait at a time for the end of their windows.
+const PULLS: usize = 32;
 
 /// How often the service manager is told that all is well, and remembered profiles are looked through.
 const PULSE: Duration = Duration::from_secs(5);
@@ -151,10 +157,18 @@ async fn attend(
     gate: Gate,
     listening: impl FnOnce(SocketAddr),
 ) -> std::io::Result<()> {
+    let hosts = {
+        let settings = shared.settings();
+        let own = [crate::collect::host_name(), settings.node.clone().unwrap_or_default()];
+        AllowedHosts::new(bound.ip(), &settings.allowed_hosts, &own.each_ref().map(String::as_str))
+    };
     let (reload, mut reloads) = mpsc::channel::<oneshot::Sender<Result<(), String>>>(4);
     let context = Arc::new(Context {
         shared: Arc::clone(shared),
-        heavy: Semaphore::new(HEAVY),
+        heavy: Arc::new(Semaphore::new(HEAVY)),
+        scrapes: Arc::new(Semaphore::new(SCRAPES)),
+        pulls: Semaphore::new(PULLS),
+        hosts,
         recent: http::profiles::Recent::default(),
         gate,
         reload,

@@ -11,6 +11,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{
+    http::host::Pattern,
     push::{
         PushSettings,
         destination::{self, Credentials, Destination, Protocol},
@@ -120,6 +121,8 @@ pub struct WebLayer {
     pub listen_address: Option<String>,
     /// Exporter-toolkit web configuration.
     pub config_file: Option<PathBuf>,
+    /// Hosts that requests may ask for, besides this one's names and addresses.
+    pub allowed_hosts: Option<Vec<String>>,
 }
 
 /// `push:` of the file.
@@ -248,6 +251,8 @@ pub struct Settings {
     pub listen_address: SocketAddr,
     /// Exporter-toolkit web configuration.
     pub web_config: Option<PathBuf>,
+    /// Hosts that requests may ask for, besides this one's names and addresses.
+    pub allowed_hosts: Vec<Pattern>,
     /// Where profiles are sent.
     pub push: PushSettings,
 }
@@ -390,6 +395,7 @@ fn settle(above: &Layer, below: Layer) -> Result<Settings, SettingsError> {
         history: HistorySettings { retention, max_bytes, path: above.history.path.clone().or(below.history.path) },
         metrics: MetricsSettings { linger, max_series },
         listen_address: listen_address(address.as_deref().unwrap_or("127.0.0.1:9590"))?,
+        allowed_hosts: allowed_hosts(above.web.allowed_hosts.as_ref().or(below.web.allowed_hosts.as_ref()))?,
         web_config: above.web.config_file.clone().or(below.web.config_file),
         push: push(&above.push, below.push)?,
     })
@@ -473,6 +479,11 @@ fn listen_address(text: &str) -> Result<SocketAddr, SettingsError> {
     })
 }
 
+fn allowed_hosts(given: Option<&Vec<String>>) -> Result<Vec<Pattern>, SettingsError> {
+    let parsed = given.into_iter().flatten().map(|text| Pattern::parse(text)).collect::<Result<_, _>>();
+    parsed.map_err(|reason| SettingsError::Wrong { name: "web.allowed_hosts", reason })
+}
+
 impl CollectSettings {
     /// For the collection.
     pub fn options(&self, node: Option<String>) -> Result<CollectOptions, ContainerError> {
@@ -514,6 +525,7 @@ impl Settings {
     pub fn may_replace(&self, old: &Self) -> Result<(), SettingsError> {
         let fixed = [
             ("web.listen_address", self.listen_address != old.listen_address),
+            ("web.allowed_hosts", self.allowed_hosts != old.allowed_hosts),
             ("web.config_file", self.web_config != old.web_config),
             ("history.path", self.history.path != old.history.path),
             ("push", self.push != old.push),
@@ -612,6 +624,7 @@ mod tests {
             ("collect: {offcpu_threshold: 5s}", "collect.offcpu_threshold"),
             ("history: {retention: 1s}", "history.retention"),
             ("web: {listen_address: nowhere}", "web.listen_address"),
+            ("web: {allowed_hosts: ['a:1']}", "web.allowed_hosts"),
         ] {
             assert!(settled(&Layer::default(), file).is_err_and(|error| error.contains(name)), "{file}");
         }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     history::History,
+    http::refusals::Refusals,
     metrics::{
         own::{Own, TargetFigures},
         series::AllSeries,
@@ -43,8 +44,8 @@ pub struct Shared {
     collection_error: Mutex<Option<String>>,
     /// Windows that found no room on their way to the archive.
     pub windows_lost: AtomicU64,
-    /// Requests refused for want of room.
-    pub requests_refused: AtomicU64,
+    /// Requests and connections refused.
+    pub refusals: Refusals,
     reloads: Mutex<Reloads>,
     /// The history on disk, if any.
     pub storage: Option<Arc<StorageCounters>>,
@@ -102,7 +103,7 @@ impl Shared {
             ending: watch::Sender::new(false),
             collection_error: Mutex::new(None),
             windows_lost: AtomicU64::new(0),
-            requests_refused: AtomicU64::new(0),
+            refusals: Refusals::default(),
             reloads: Mutex::default(),
             storage,
             pushes,

@@ -41,6 +41,15 @@ impl fmt::Display for YamlError {
     }
 }
 
+impl YamlError {
+    /// What is wrong with the value of a key that the text could be read with.
+    pub fn at(text: &str, keys: &[&str], what: impl Into<String>) -> Self {
+        let line = Node::read(text).and_then(|node| node.line_of(keys.iter().map(|key| Step::Key(key))));
+        let key = keys.iter().map(|key| shown_key(key)).collect::<Vec<_>>().join(".");
+        Self { line, key, what: what.into() }
+    }
+}
+
 /// Reads a value from text. Text of blanks and comments alone is the default.
 pub fn parse<T: DeserializeOwned + Default>(text: &str) -> Result<T, YamlError> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
@@ -64,14 +73,12 @@ fn options() -> Options {
 fn explain(text: &str, path: Option<&Path>, error: &Error) -> YamlError {
     let known_line = error.location().map(|location| location.line());
     // The reader's location is the mapping's for an unknown key, and nowhere for errors that are not the reader's own.
-    let node: Option<Node> = serde_saphyr::with_deserializer_from_str_with_options(text, options(), |deserializer| {
-        Node::deserialize(deserializer)
-    })
-    .ok();
-    match (path, node) {
-        (Some(path), Some(node)) => {
-            YamlError { line: node.line_of(path).or(known_line), key: shown_path(path), what: explained(error) }
-        }
+    match (path, Node::read(text)) {
+        (Some(path), Some(node)) => YamlError {
+            line: node.line_of(path.iter().map(Step::of)).or(known_line),
+            key: shown_path(path),
+            what: explained(error),
+        },
         _ => YamlError { line: known_line, key: String::new(), what: explained(error) },
     }
 }
@@ -157,18 +164,40 @@ struct Node {
     items: Vec<(u64, Node)>,
 }
 
+/// One step down a path.
+enum Step<'a> {
+    Key(&'a str),
+    Item(usize),
+    Nowhere,
+}
+
+impl<'a> Step<'a> {
+    fn of(segment: &'a Segment) -> Self {
+        match segment {
+            Segment::Map { key } => Self::Key(key),
+            Segment::Seq { index } => Self::Item(*index),
+            Segment::Enum { .. } | Segment::Unknown => Self::Nowhere,
+        }
+    }
+}
+
 impl Node {
+    fn read(text: &str) -> Option<Self> {
+        let read = |deserializer: serde_saphyr::Deserializer<'_>| Self::deserialize(deserializer);
+        serde_saphyr::with_deserializer_from_str_with_options(text, options(), read).ok()
+    }
+
     /// The line of the last key or item of a path that there is.
-    fn line_of(&self, path: &Path) -> Option<u64> {
+    fn line_of<'a>(&self, path: impl Iterator<Item = Step<'a>>) -> Option<u64> {
         let mut node = self;
         let mut found = None;
-        for segment in path {
-            let next = match segment {
-                Segment::Map { key } => {
+        for step in path {
+            let next = match step {
+                Step::Key(key) => {
                     node.entries.iter().find(|(name, ..)| name == key).map(|(_, line, value)| (*line, value))
                 }
-                Segment::Seq { index } => node.items.get(*index).map(|(line, value)| (*line, value)),
-                Segment::Enum { .. } | Segment::Unknown => None,
+                Step::Item(index) => node.items.get(index).map(|(line, value)| (*line, value)),
+                Step::Nowhere => None,
             };
             let Some((line, value)) = next else { break };
             (found, node) = (Some(line), value);
@@ -358,6 +387,15 @@ mod tests {
                 assert!(!said.is_empty() && !said.contains("hunter2"), "{text}: {said}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_found_wrong_later_is_named_by_line_and_key_too() {
+        let text = "number: 1\nserver:\n  headers:\n    X-Token: hunter2\n";
+        let error = |keys: &[&str]| YamlError::at(text, keys, "is wrong").to_string();
+        assert_eq!(error(&["server", "headers", "X-Token"]), "line 4: server.headers.X-Token: is wrong");
+        assert_eq!(error(&["server", "url"]), "line 2: server.url: is wrong");
+        assert_eq!(error(&["$2y$10$hunter2"]), "(a key not shown): is wrong");
     }
 
     #[test]

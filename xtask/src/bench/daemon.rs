@@ -163,7 +163,7 @@ impl Daemon {
     fn get(&self, path: &str, accept: &str) -> Result<(u16, Vec<u8>)> {
         let mut stream = TcpStream::connect(self.address)?;
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
         );
         stream.write_all(request.as_bytes())?;
         let mut bytes = Vec::new();
@@ -297,7 +297,7 @@ impl Daemon {
 
     fn plain_metrics(&self) -> Result<Vec<u8>> {
         let mut stream = TcpStream::connect(self.address)?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: x\r\n\r\n")?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes)?;
         Ok(bytes)

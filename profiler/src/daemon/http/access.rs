@@ -1,7 +1,7 @@
-//! Who may ask. In: a request and the web configuration, read again when it changes. Out: the request let through, or 401.
+//! Who may ask. In: a request and the web configuration, read again when it changes. Out: the request let through, or refused.
 
 use std::{
-    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
@@ -12,16 +12,19 @@ use std::{
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
 
 use super::{
     Context,
+    answer::Refusal,
+    host::{Misdirected, is_cross_site},
+    passwords::{Attempt, Passwords, TooMany},
+    refusals::Reason,
+    seats::{Kind, Seat},
     web_config::{WebConfig, WebConfigError},
 };
 use crate::daemon::repeated::Repeated;
@@ -29,23 +32,15 @@ use crate::daemon::repeated::Repeated;
 /// How often files are looked at for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Credentials remembered as good: verifying costs a tenth of a second of CPU on purpose.
-const MOST_REMEMBERED: usize = 100;
-
-/// A hash of nobody's password, for users that do not exist, so that they take as long as others.
-const NOBODY: &str = "$2b$10$C6UzMDM.H6dfI/f/IKcEeO7ZDpP9bFwJDGmOe1hVnqNlEHfJqKXSW";
-
 /// The web configuration in force.
 pub struct Gate {
     path: Option<PathBuf>,
     config: RwLock<Arc<WebConfig>>,
     looked: Mutex<Instant>,
-    good: Mutex<HashSet<[u8; 32]>>,
     /// Times that a changed file was refused, and what was said of it.
     refused: AtomicU64,
     trouble: Repeated,
-    /// Passwords are verified one at a time: whoever guesses cannot take every CPU.
-    verifying: Semaphore,
+    passwords: Arc<Passwords>,
 }
 
 impl Gate {
@@ -56,10 +51,9 @@ impl Gate {
             path,
             config: RwLock::new(Arc::new(config)),
             looked: Mutex::new(Instant::now()),
-            good: Mutex::default(),
             refused: AtomicU64::new(0),
             trouble: Repeated::default(),
-            verifying: Semaphore::new(1),
+            passwords: Arc::new(Passwords::new()),
         })
     }
 
@@ -83,7 +77,6 @@ impl Gate {
                 tracing::info!("the web configuration was read again");
                 let new = Arc::new(new);
                 *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
-                self.good.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 new
             }
             Err(error) => {
@@ -102,35 +95,25 @@ impl Gate {
         self.refused.load(Ordering::Relaxed)
     }
 
-    async fn lets_in(&self, config: &WebConfig, headers: &HeaderMap) -> bool {
+    /// Whether the credentials are right. Only those that nobody has shown before wait for their turn.
+    async fn lets_in(
+        &self,
+        config: &WebConfig,
+        headers: &HeaderMap,
+        seat: Option<&Arc<Seat>>,
+    ) -> Result<bool, TooMany> {
         if config.users.is_empty() {
-            return true;
+            return Ok(true);
         }
-        let Some((user, password)) = credentials(headers) else { return false };
-        let known = config.users.get(&user);
-        let hash = known.map_or(NOBODY, String::as_str).to_owned();
-        let key: [u8; 32] = Sha256::new()
-            .chain_update(hash.as_bytes())
-            .chain_update([0])
-            .chain_update(user.as_bytes())
-            .chain_update([0])
-            .chain_update(password.as_bytes())
-            .finalize()
-            .into();
-        if self.good.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
-            return true;
+        let Some((user, password)) = credentials(headers) else { return Ok(false) };
+        let hash = config.users.get(&user).cloned();
+        let attempt = Attempt::new(user, password, hash, config.most_cost);
+        if let Some(known) = self.passwords.remembered(&attempt) {
+            return Ok(known);
         }
-        let Ok(_turn) = self.verifying.acquire().await else { return false };
-        let verified = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false)).await;
-        let good = known.is_some() && verified.unwrap_or(false);
-        if good {
-            let mut remembered = self.good.lock().unwrap_or_else(PoisonError::into_inner);
-            if remembered.len() >= MOST_REMEMBERED {
-                remembered.clear();
-            }
-            remembered.insert(key);
-        }
-        good
+        let _unverified = seat.map(Seat::unverified);
+        let peer = seat.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |seat| seat.peer);
+        self.passwords.verify(peer, attempt).await
     }
 }
 
@@ -145,24 +128,63 @@ fn credentials(headers: &HeaderMap) -> Option<(String, String)> {
     Some((user.to_owned(), password.to_owned()))
 }
 
-/// Lets a request through or not; probes of the node's kubelet need no password.
+/// What the kubelet asks without a password.
+const PROBES: [&str; 2] = ["/healthz", "/readyz"];
+
+/// Lets a request through or not.
 pub async fn check(State(context): State<Arc<Context>>, request: Request, next: Next) -> Response {
     let config = context.gate.config();
-    let open = matches!(request.uri().path(), "/healthz" | "/readyz");
-    // A page elsewhere may make a browser post to us, but cannot hide where it comes from.
-    let foreign = request.method() == axum::http::Method::POST && request.headers().contains_key(header::ORIGIN);
-    let mut response = if foreign {
-        (StatusCode::FORBIDDEN, "not from another page\n").into_response()
-    } else if open || context.gate.lets_in(&config, request.headers()).await {
-        next.run(request).await
-    } else {
-        let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"profiler\""))];
-        (StatusCode::UNAUTHORIZED, challenge, "who are you?\n").into_response()
+    let (parts, body) = request.into_parts();
+    let seat = parts.extensions.get::<Arc<Seat>>().cloned();
+    let reserved = seat.as_ref().is_some_and(|seat| seat.kind == Kind::Reserved);
+    let mut response = match refused(&context, &config, &parts, seat.as_ref()).await {
+        Some(response) => response,
+        None => next.run(Request::from_parts(parts, body)).await,
     };
+    if reserved {
+        // The next probe needs the seat.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     for (name, value) in &config.headers {
         response.headers_mut().insert(name, value.clone());
     }
     response
+}
+
+async fn refused(context: &Context, config: &WebConfig, request: &Parts, seat: Option<&Arc<Seat>>) -> Option<Response> {
+    let path = request.uri.path();
+    let probe = PROBES.contains(&path);
+    let count = |reason| context.shared.refusals.count(reason);
+    if let Err(misdirected) = context.hosts.judge(request.version, &request.uri, &request.headers) {
+        count(Reason::Host);
+        let status = match misdirected {
+            Misdirected::Malformed => StatusCode::BAD_REQUEST,
+            Misdirected::Foreign => StatusCode::FORBIDDEN,
+        };
+        return Some((status, format!("{misdirected}\n")).into_response());
+    }
+    if !probe && is_cross_site(&request.method, &request.headers) {
+        count(Reason::Origin);
+        return Some((StatusCode::FORBIDDEN, "not from another site's page\n").into_response());
+    }
+    if !probe && path != "/metrics" && seat.is_some_and(|seat| seat.kind == Kind::Reserved) {
+        count(Reason::Connections);
+        return Some(Refusal::Busy.into_response());
+    }
+    if probe {
+        return None;
+    }
+    match context.gate.lets_in(config, &request.headers, seat).await {
+        Ok(true) => None,
+        Ok(false) => {
+            let challenge = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"profiler\""))];
+            Some((StatusCode::UNAUTHORIZED, challenge, "who are you?\n").into_response())
+        }
+        Err(TooMany) => {
+            count(Reason::Passwords);
+            Some(Refusal::Busy.into_response())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -179,25 +201,21 @@ mod tests {
     #[tokio::test]
     async fn only_the_right_password_of_a_known_user_opens() {
         let gate = Gate::new(None).unwrap_or_else(|error| panic!("{error}"));
-        let mut config = WebConfig::default();
-        assert!(gate.lets_in(&config, &HeaderMap::new()).await, "nobody is named, so everybody may");
+        let mut config = WebConfig { most_cost: 4, ..WebConfig::default() };
+        let no_one = HeaderMap::new();
+        assert_eq!(gate.lets_in(&config, &no_one, None).await, Ok(true), "nobody is named, so everybody may");
         let hash = bcrypt::hash("secret", 4).unwrap_or_else(|error| panic!("{error}"));
         config.users.insert("alice".to_owned(), hash);
         for _ in 0..2 {
-            assert!(gate.lets_in(&config, &headers("alice", "secret")).await);
-            assert!(!gate.lets_in(&config, &headers("alice", "Secret")).await);
-            assert!(!gate.lets_in(&config, &headers("bob", "secret")).await);
+            assert_eq!(gate.lets_in(&config, &headers("alice", "secret"), None).await, Ok(true));
+            assert_eq!(gate.lets_in(&config, &headers("alice", "Secret"), None).await, Ok(false));
+            assert_eq!(gate.lets_in(&config, &headers("bob", "secret"), None).await, Ok(false));
         }
-        assert!(!gate.lets_in(&config, &HeaderMap::new()).await);
+        assert_eq!(gate.lets_in(&config, &no_one, None).await, Ok(false));
         for wrong in ["Basic", "Basic !", "Bearer x", "Basic YQ=="] {
             let mut headers = HeaderMap::new();
             headers.insert(header::AUTHORIZATION, HeaderValue::from_static(wrong));
-            assert!(!gate.lets_in(&config, &headers).await, "{wrong}");
+            assert_eq!(gate.lets_in(&config, &headers, None).await, Ok(false), "{wrong}");
         }
-    }
-
-    #[test]
-    fn the_hash_of_nobody_can_be_verified() {
-        assert!(bcrypt::verify("anything", NOBODY).is_ok_and(|good| !good));
     }
 }

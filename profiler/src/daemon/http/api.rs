@@ -18,7 +18,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{
     Context,
     answer::{Refusal, bytes, json as answer, takes_gzip},
-    profiles::{heavily, no_window, of_entries, of_range},
+    profiles::{Work, heavily, no_window, of_entries, of_range},
+    refusals::Reason,
 };
 use crate::{
     daemon::{
@@ -153,6 +154,7 @@ pub async fn containers(State(context): Shared, uri: Uri, headers: HeaderMap) ->
         };
         let mut found: BTreeMap<String, (Container, u64, bool)> = BTreeMap::new();
         for entry in &entries {
+            context.go_on()?;
             let mine = summary(entry)?.containers.into_iter().filter(|container| selection.matches(container));
             for mut container in mine {
                 let (known, seen, running) = found.entry(container.name.clone()).or_default();
@@ -197,7 +199,8 @@ pub async fn timeline(State(context): Shared, uri: Uri, headers: HeaderMap) -> A
         if entries.is_empty() {
             return Err(Refusal::Nothing(no_window(context)));
         }
-        let summaries = entries.iter().map(summary).collect::<Result<Vec<_>, _>>()?;
+        let read = |entry| context.go_on().and_then(|()| summary(entry));
+        let summaries = entries.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let mut places: BTreeMap<&str, usize> = BTreeMap::new();
         for who in summaries.iter().flat_map(|summary| &summary.containers) {
             if selection.matches(who) {
@@ -342,6 +345,11 @@ pub async fn pull(State(context): Shared, uri: Uri) -> Answer {
     let query = arguments(&uri, &[&SELECTION, &["seconds", "debug", "gc", "type"]])?;
     let options = write_options(&query)?;
     let seconds = query.number("seconds", PULL.0, PULL.1, PULL.2).map_err(Refusal::Wrong)?;
+    // Each holds a connection for minutes.
+    let Ok(_permit) = context.pulls.try_acquire() else {
+        context.shared.refusals.count(Reason::Pulls);
+        return Err(Refusal::Busy);
+    };
     let began = Instant::now();
     let ending = || Refusal::NotNow("the daemon is ending".to_owned());
     tokio::select! {
@@ -354,8 +362,7 @@ pub async fn pull(State(context): Shared, uri: Uri) -> Answer {
     loop {
         let entries = context.shared.history().ended_after(began);
         if !entries.is_empty() {
-            let work =
-                move |context: &Context| rendered(&*of_entries(context, &entries)?, Format::Pprof, &options, false);
+            let work = move |context: &Work| rendered(&*of_entries(context, &entries)?, Format::Pprof, &options, false);
             return heavily(&context, work).await;
         }
         let changed = tokio::select! {

@@ -22,9 +22,16 @@ pub async fn metrics(State(context): State<Arc<Context>>, headers: HeaderMap) ->
     let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let format = Format::negotiate(&accept.collect::<Vec<_>>().join(","));
     let gzip = takes_gzip(&headers);
-    // Never refused for want of a turn: a scrape is bounded, and the last before the end matters most.
+    // Never refused for want of a turn: a scrape is bounded, and the last before the end matters most. The turns are its own,
+    // so that it waits for other scrapes alone.
+    let turn = Arc::clone(&context.scrapes).acquire_owned().await;
+    let turn = turn.map_err(|error| Refusal::Failed(error.to_string()))?;
     let in_thread = Arc::clone(&context);
-    let scrape = tokio::task::spawn_blocking(move || bytes(format.content_type(), body(&in_thread, format), gzip));
+    let scrape = tokio::task::spawn_blocking(move || {
+        let answer = bytes(format.content_type(), body(&in_thread, format), gzip);
+        drop(turn);
+        answer
+    });
     scrape.await.map_err(|error| Refusal::Failed(error.to_string()))
 }
 
@@ -60,7 +67,7 @@ fn expose(context: &Context, view: View, into: &mut dyn Exposition) {
         history_dropped: dropped,
         storage_failures: shared.storage.as_ref().map(|storage| storage.failed.load(Ordering::Relaxed)),
         windows_lost: shared.windows_lost.load(Ordering::Relaxed),
-        requests_refused: shared.requests_refused.load(Ordering::Relaxed),
+        requests_refused: shared.refusals.figures(),
         config_good: reloads.last_error.is_none(),
         targets: metrics.targets.clone(),
         pushes: shared.pushes.iter().map(|queue| queue.figures()).collect(),

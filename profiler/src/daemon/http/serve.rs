@@ -2,37 +2,41 @@
 //! In: a socket. Out: requests to the routes.
 
 use std::{
-    future::Future as _,
+    convert::Infallible,
+    future::Future,
     io,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context as Wakeup, Poll},
     time::Duration,
 };
 
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{Router, body::Body};
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::Service};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+    server::graceful::{GracefulShutdown, Watcher},
     service::TowerToHyperService,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::{Instant, Sleep, sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::Context;
-
-/// Connections at a time.
-const CONNECTIONS: usize = 128;
+use super::{
+    Context,
+    refusals::Reason,
+    seats::{Kind, Occupied, Seat, Seats, peer},
+};
 
 /// For a TLS handshake, and for the head of a request, the first byte as well as all of it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
+
+/// For the head of a request on a connection that is kept for probes and scrapes.
+const RESERVED_HEAD: Duration = Duration::from_secs(5);
 
 /// For a client to take any of what is written to it.
 const STALLED: Duration = Duration::from_secs(30);
@@ -46,15 +50,15 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// Serves until told to end, then finishes what is under way.
 pub async fn serve(listener: TcpListener, router: Router, context: Arc<Context>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let seats = Arc::new(Seats::default());
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = context.shared.ended() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, most likely: closing connections make room.
                 tracing::warn!("a connection cannot be accepted: {error}");
@@ -62,30 +66,74 @@ pub async fn serve(listener: TcpListener, router: Router, context: Arc<Context>)
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            context.shared.requests_refused.fetch_add(1, Ordering::Relaxed);
+        let Some(occupied) = seats.admit(peer(address.ip())) else {
+            context.shared.refusals.count(Reason::Connections);
             continue;
         };
+        if occupied.by_eviction {
+            context.shared.refusals.count(Reason::Evicted);
+        }
         let tls = context.gate.config().tls.clone();
-        let service = TowerToHyperService::new(router.clone());
-        let watcher = graceful.watcher();
-        tokio::spawn(async move {
-            let _permit = permit;
-            let Some(stream) = opened(stream, tls).await else { return };
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD)
-                .max_buf_size(HEAD_BYTES)
-                .max_headers(HEADERS)
-                .serve_connection(TokioIo::new(Patient::new(stream)), service);
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!("a connection ended early: {error}");
-            }
-        });
+        let router = TowerToHyperService::new(router.clone());
+        tokio::spawn(attend(stream, tls, occupied, router, graceful.watcher()));
     }
     drop(listener);
     if timeout(LAST_ANSWERS, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests that were still under way are cut off");
+    }
+}
+
+/// Serves one connection until it ends or another one needs its seat.
+async fn attend(
+    stream: TcpStream,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    occupied: Occupied,
+    router: TowerToHyperService<Router>,
+    watcher: Watcher,
+) {
+    let seat = Arc::clone(&occupied.seat);
+    let served = async {
+        let Some(stream) = opened(stream, tls).await else { return };
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(if seat.kind == Kind::Reserved { RESERVED_HEAD } else { HEAD })
+            .max_buf_size(HEAD_BYTES)
+            .max_headers(HEADERS)
+            .serve_connection(
+                TokioIo::new(Patient::new(stream, Arc::clone(&seat))),
+                Seated { router, seat: Arc::clone(&seat) },
+            );
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!("a connection ended early: {error}");
+        }
+    };
+    tokio::select! {
+        () = served => {}
+        () = seat.evicted.notified() => tracing::debug!("an idle connection of {} makes room", seat.peer),
+    }
+    drop(occupied);
+}
+
+/// The routes, told on whose connection a request came.
+struct Seated {
+    router: TowerToHyperService<Router>,
+    seat: Arc<Seat>,
+}
+
+impl Service<Request<Incoming>> for Seated {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let under_way = self.seat.begin();
+        request.extensions_mut().insert(Arc::clone(&self.seat));
+        let answer = self.router.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(under_way);
+            answer
+        })
     }
 }
 
@@ -110,12 +158,13 @@ async fn opened(stream: TcpStream, tls: Option<Arc<rustls::ServerConfig>>) -> Op
 /// A stream that fails where the other side takes nothing for too long.
 struct Patient {
     stream: Box<dyn Stream>,
+    seat: Arc<Seat>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
-    fn new(stream: Box<dyn Stream>) -> Self {
-        Self { stream, stalled: None }
+    fn new(stream: Box<dyn Stream>, seat: Arc<Seat>) -> Self {
+        Self { stream, seat, stalled: None }
     }
 
     /// Passes on what writing said, and gives up once it has said nothing for too long.
@@ -141,6 +190,9 @@ impl AsyncRead for Patient {
 impl AsyncWrite for Patient {
     fn poll_write(mut self: Pin<&mut Self>, wakeup: &mut Wakeup<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(wakeup, bytes);
+        if matches!(written, Poll::Ready(Ok(_))) {
+            self.seat.touch();
+        }
         self.judge(wakeup, written)
     }
 

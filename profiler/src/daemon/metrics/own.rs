@@ -41,8 +41,8 @@ pub struct Now {
     pub storage_failures: Option<u64>,
     /// Windows that were ready faster than they could be kept.
     pub windows_lost: u64,
-    /// Requests refused because there were too many at a time.
-    pub requests_refused: u64,
+    /// Requests and connections refused, by reason.
+    pub requests_refused: Vec<(&'static str, u64)>,
     /// Whether the configuration was taken when it was last read.
     pub config_good: bool,
     /// Ranked targets: labels, cost, gain and rank.
@@ -134,10 +134,6 @@ impl Own {
             now.windows_lost as f64,
         );
         one(
-            counter("profiler_http_requests_refused_total", "Requests refused because there were too many at a time"),
-            now.requests_refused as f64,
-        );
-        one(
             gauge("profiler_config_last_reload_successful", "Whether the configuration was taken when last read"),
             if now.config_good { 1.0 } else { 0.0 },
         );
@@ -149,6 +145,10 @@ impl Own {
         }
         into.family(gauge("profiler_build_info", "The program's version"));
         into.sample(&[("version", env!("CARGO_PKG_VERSION"))], Value::Number(1.0));
+        into.family(counter("profiler_http_requests_refused_total", "Requests and connections refused, by reason"));
+        for (reason, n) in &now.requests_refused {
+            into.sample(&[("reason", reason)], Value::Number(*n as f64));
+        }
         self.expose_by_name(into);
         for (name, help, capacity) in [
             ("profiler_map_entries", "Entries in use in kernel maps", false),
