@@ -128,8 +128,8 @@ pub struct SyscallRow {
     pub max_ns: u64,
     /// Bytes moved.
     pub bytes: u64,
-    /// Unused.
-    pub reserved: u64,
+    /// Calls that returned without having begun (refused by seccomp, skipped by a tracer): in no bucket of `latency`.
+    pub skipped: u64,
     /// Latency.
     pub latency: [u32; BUCKETS],
     /// Failed calls by errno.

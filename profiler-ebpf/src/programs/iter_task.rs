@@ -4,9 +4,9 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::seq_file,
-    helpers::generated::{bpf_ktime_get_ns, bpf_seq_write},
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_seq_write},
 };
-use profiler_ebpf::{Counter, Part, RecordHeader, RecordKind, record::user_stack, settings::iterate};
+use profiler_ebpf::{Counter, LedgerRow, RecordHeader, RecordKind, record::user_stack, settings::iterate};
 
 use crate::{
     account, clock, container,
@@ -15,9 +15,9 @@ use crate::{
     lifecycle,
     maps::{CONTROL, SCRATCH, setting},
     ring::{self, About},
-    task::{self, TaskSlot},
+    task::{self, NO_SYSCALL, TaskSlot},
     wait,
-    window::{self, Window},
+    window::{self, Waited, Window},
 };
 
 /// `struct bpf_iter__task`
@@ -36,6 +36,11 @@ struct IterMeta {
 /// Time between two ticks on most kernels (HZ = 250).
 const TICK_NS: u64 = 4_000_000;
 
+/// What the kernel is told of a thread that is done with.
+const DONE: i32 = 0;
+/// What the kernel is told to show a thread once more: it forgets what was written of it. Whoever reads may be told `EAGAIN`.
+const AGAIN: i32 = 1;
+
 /// Called once a thread, and once more without one.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
@@ -43,10 +48,10 @@ pub extern "C" fn iter_task(context: *const IterTask) -> i32 {
     // SAFETY: the kernel passes a context of this layout.
     let (task, meta) = unsafe { (ptr::read_volatile(&raw const (*context).task), &raw const (*context).meta) };
     if task.is_null() {
-        return 0;
+        return DONE;
     }
     let task = lifecycle::typed(task);
-    let Some(control) = CONTROL.get_ptr(0) else { return 0 };
+    let Some(control) = CONTROL.get_ptr(0) else { return DONE };
     // SAFETY: a looked-up element lives while the program runs.
     match unsafe { ptr::read_volatile(&raw const (*control).iterate) } {
         iterate::CREATE => create(task),
@@ -55,9 +60,9 @@ pub extern "C" fn iter_task(context: *const IterTask) -> i32 {
         // A slot could not be made when the thread was born: from now on it is measured.
         _ if task::slot_of(task).is_none() => create(task),
         // SAFETY: the kernel's context, as above.
-        _ => settle(task, unsafe { ptr::read_volatile(&raw const (*ptr::read_volatile(meta)).seq) }),
+        _ => return settle(task, unsafe { ptr::read_volatile(&raw const (*ptr::read_volatile(meta)).seq) }),
     }
-    0
+    DONE
 }
 
 /// A timer's file is told by its operations, whose address the kernel need not tell: the loader has a timer open.
@@ -125,11 +130,17 @@ fn observe(slot: &mut TaskSlot, task: Task, state: u32) {
     slot.runnable_ns = now_ns;
     let registers = task.registers();
     slot.gap_syscall = wait::syscall_of(registers);
+    if slot.gap_syscall == NO_SYSCALL {
+        // Interrupted in user mode: the next call is seen whole.
+        slot.syscall = NO_SYSCALL;
+    }
     slot.reason = wait::reason(slot, task, registers, state) as u32;
     let cpu = task.cpu();
     if let Some(state) = clock::cpu_state(cpu) {
         let clock_ns = clock::read(state, cpu, slot.container, now_ns);
         wait::queue(slot, cpu, now_ns, clock_ns, task.throttled_ns());
+        // It may have waited before: then it is not from now on that the scheduler counts this wait.
+        slot.queued_ns = 0;
     }
     // Zero stands for no gap where sys_exit is asked for a stack.
     slot.sequence += 1;
@@ -146,54 +157,65 @@ fn observe(slot: &mut TaskSlot, task: Task, state: u32) {
 }
 
 /// Accounts what lies before the window's start, unless the thread has changed its state since and did it itself.
+///
+/// A wait is written out before it is claimed: where the buffer is full the kernel shows the thread again, to be settled then.
 #[inline(always)]
-fn settle(task: Task, seq: *mut seq_file) {
-    let Some(slot) = task::slot_of(task) else { return };
+fn settle(task: Task, seq: *mut seq_file) -> i32 {
+    let Some(slot) = task::slot_of(task) else { return DONE };
     container::verify(slot, task);
     let Window { generation, start_ns } = window::current();
     let (since_ns, state) = (slot.since_ns, slot.state);
     if state == task::ABSENT || since_ns >= start_ns || !container::is_wanted(slot) {
-        return;
-    }
-    let queued_ns = slot.queued_ns;
-    if !window::claim(slot, since_ns, start_ns) {
-        return;
+        return DONE;
     }
     let previous_ns = start_ns - since_ns;
-    // The account that belongs to no CPU.
-    let Some(account) = account::of(setting!(cpus), slot.container) else { return };
-    let row = account::row(account, generation ^ 1);
-    match state {
-        task::RUNNING => {
+    if state == task::RUNNING {
+        if window::claim(slot, since_ns, start_ns)
+            && let Some(row) = row(slot, generation)
+        {
             settle_running(slot, task, row, since_ns, previous_ns);
-            return;
         }
-        task::RUNNABLE => settle_wait(slot, task, row, queued_ns, start_ns),
-        _ => {
-            account::add(row, slot.reason, previous_ns);
-            slot.gap_blocked_ns = start_ns.saturating_sub(slot.gap_start_ns);
-        }
+        return DONE;
     }
-    if setting!(off_cpu) != 0 {
-        write_open_gap(slot, task, seq);
+    let (waited, blocked_ns) = if state == task::RUNNABLE {
+        (waited_before(slot, task, since_ns, start_ns), slot.gap_blocked_ns)
+    } else {
+        (Waited { own_ns: 0, other_ns: 0, throttled_ns: 0 }, start_ns.saturating_sub(slot.gap_start_ns))
+    };
+    let written =
+        if setting!(off_cpu) != 0 { write_open_gap(slot, task, seq, blocked_ns, waited) } else { Written::No };
+    if matches!(written, Written::NoRoom) {
+        return DONE;
+    }
+    if !window::claim(slot, since_ns, start_ns) {
+        // The thread went on meanwhile and tells of this wait itself.
+        return if matches!(written, Written::Yes) { AGAIN } else { DONE };
+    }
+    if let Some(row) = row(slot, generation) {
+        if state == task::RUNNABLE {
+            settle_wait(slot, row, waited, since_ns, start_ns);
+        } else {
+            account::add(row, slot.reason, previous_ns);
+        }
     }
     slot.gap_start_ns = start_ns;
     slot.gap_blocked_ns = 0;
     slot.gap_self_ns = 0;
     slot.gap_other_ns = 0;
     slot.gap_throttled_ns = 0;
+    DONE
+}
+
+/// The ended window's row of a thread's container, in the account that belongs to no CPU.
+#[inline(always)]
+fn row(slot: &TaskSlot, generation: u32) -> Option<&'static mut LedgerRow> {
+    account::of(setting!(cpus), slot.container).map(|account| account::row(account, generation ^ 1))
 }
 
 /// The part of a running stretch before the window's start. What the scheduler has accounted so far is as old as the last
 /// tick, so that much less is not taken for stolen; what is said here too little is made up when the stretch ends.
 #[inline(always)]
-fn settle_running(
-    slot: &mut TaskSlot,
-    task: Task,
-    row: &mut profiler_ebpf::LedgerRow,
-    since_ns: u64,
-    previous_ns: u64,
-) {
+fn settle_running(slot: &mut TaskSlot, task: Task, row: &mut LedgerRow, since_ns: u64, previous_ns: u64) {
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let elapsed_ns = now_ns.saturating_sub(since_ns);
@@ -203,32 +225,47 @@ fn settle_running(
     slot.exec_ns = slot.exec_ns.wrapping_add(ran_ns);
 }
 
-/// The part of a runnable wait before the window's start: the share of what was waited up to now. The baselines move on by
-/// it, so that the rest of the wait is accounted whole.
+/// What a runnable thread waited before the window's start and is not accounted yet: that share of what it waited up to now.
 #[inline(always)]
-fn settle_wait(slot: &mut TaskSlot, task: Task, row: &mut profiler_ebpf::LedgerRow, queued_ns: u64, start_ns: u64) {
+fn waited_before(slot: &TaskSlot, task: Task, since_ns: u64, start_ns: u64) -> Waited {
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let clock_ns = clock::cpu_state(slot.cpu).map_or(0, |state| clock::read(state, slot.cpu, slot.container, now_ns));
-    let waited = wait::waited(slot, now_ns, clock_ns, task.throttled_ns());
-    let (part_ns, whole_ns) = (start_ns.saturating_sub(queued_ns), now_ns.saturating_sub(queued_ns));
+    let (part_ns, whole_ns) = (start_ns - since_ns, now_ns.saturating_sub(since_ns));
+    let waited = wait::waited(slot, whole_ns, clock_ns, task.throttled_ns());
     let own_ns = window::share(waited.own_ns, part_ns, whole_ns);
     let throttled_ns = window::share(waited.throttled_ns, part_ns, whole_ns);
-    let other_ns = part_ns.saturating_sub(own_ns + throttled_ns);
-    slot.queued_ns = start_ns;
-    slot.queued_clock_ns += own_ns;
-    slot.queued_throttled_ns += throttled_ns;
-    account::add(row, Part::RunnableSelf as u32, own_ns);
-    account::add(row, Part::RunnableOther as u32, other_ns);
-    account::add(row, Part::Throttled as u32, throttled_ns);
-    slot.gap_self_ns += own_ns;
-    slot.gap_other_ns += other_ns;
-    slot.gap_throttled_ns += throttled_ns;
+    Waited { own_ns, other_ns: part_ns.saturating_sub(own_ns + throttled_ns), throttled_ns }
 }
 
+/// Accounts the part of a runnable wait before the window's start. The baselines move on by it, so that the rest of the wait is
+/// accounted whole; when the wait began stays as it was, since that is what the scheduler's own figure is compared with.
 #[inline(always)]
-fn write_open_gap(slot: &TaskSlot, task: Task, seq: *mut seq_file) {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
+fn settle_wait(slot: &mut TaskSlot, row: &mut LedgerRow, waited: Waited, since_ns: u64, start_ns: u64) {
+    slot.queued_clock_ns += waited.own_ns;
+    slot.queued_throttled_ns += waited.throttled_ns;
+    window::add_waited(row, waited);
+    // SAFETY: the helper has no preconditions.
+    let random = unsafe { bpf_get_prandom_u32() };
+    wait::name_neighbours(slot.cpu, slot.container, since_ns, start_ns, waited.other_ns, random);
+}
+
+/// What became of an open wait's record.
+enum Written {
+    Yes,
+    /// The buffer is full.
+    NoRoom,
+    /// None was wanted, or there is no memory to make it in.
+    No,
+}
+
+/// Writes the wait that a thread is in, with what of it lies before the window's start.
+#[inline(always)]
+fn write_open_gap(slot: &TaskSlot, task: Task, seq: *mut seq_file, blocked_ns: u64, waited: Waited) -> Written {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        count(Counter::OpenWaitsLost);
+        return Written::No;
+    };
     let record = scratch.cast::<u8>();
     // SAFETY: the helpers have no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
@@ -240,6 +277,10 @@ fn write_open_gap(slot: &TaskSlot, task: Task, seq: *mut seq_file) {
     let header = record.cast::<RecordHeader>();
     // SAFETY: the scratch element has room for a record and is used by this iterator alone, one reader at a time.
     unsafe {
+        (*header).blocked_ns = blocked_ns;
+        (*header).runnable_self_ns += waited.own_ns;
+        (*header).runnable_other_ns += waited.other_ns;
+        (*header).throttled_ns += waited.throttled_ns;
         (*header).ip = if user { registers.ip() } else { 0 };
         (*header).sp = if user { registers.sp() } else { 0 };
         (*header).fp = if user { registers.fp() } else { 0 };
@@ -247,10 +288,13 @@ fn write_open_gap(slot: &TaskSlot, task: Task, seq: *mut seq_file) {
     let kernel_bytes = ring::kernel_stack_of(task, ring::stacks(record, about.kind));
     let length = ring::close(record, about.kind, kernel_bytes, 0);
     if length > profiler_ebpf::record::RECORD_BYTES as u64 {
-        return;
+        count(Counter::OpenWaitsLost);
+        return Written::No;
     }
     // SAFETY: `seq` is the iterator's own file; the length was just bounded.
-    if unsafe { bpf_seq_write(seq, record.cast_const().cast(), length as u32) } != 0 {
-        count(Counter::OpenWaitsLost);
+    if unsafe { bpf_seq_write(seq, record.cast_const().cast(), length as u32) } == 0 {
+        Written::Yes
+    } else {
+        Written::NoRoom
     }
 }

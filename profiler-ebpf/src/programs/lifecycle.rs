@@ -3,7 +3,9 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_ns, macros::btf_tracepoint,
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::generated::{bpf_get_current_task_btf, bpf_ktime_get_ns},
+    macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
 use aya_log_ebpf::debug;
@@ -14,18 +16,24 @@ use crate::{
     counter::count,
     kernel::Task,
     maps::{EVENTS, SELECTED, setting},
-    task::{self, NO_SYSCALL, TaskSlot},
+    task::{self, NO_SYSCALL, TaskSlot, UNSEEN_SYSCALL},
     unwind,
 };
 
 /// How events are handed over: userspace looks for them now and then, and is not woken.
 pub const QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
 
-/// `sched_process_fork(struct task_struct *parent, struct task_struct *child)`: no run-queue lock is held here, so this
-/// is where the child's slot is made.
-#[btf_tracepoint(function = "sched_process_fork")]
-pub fn sched_process_fork(context: BtfTracePointContext) -> i32 {
-    let (parent, child) = (Task(context.arg(0)), Task(context.arg(1)));
+/// `task_newtask(struct task_struct *task, unsigned long clone_flags)`, the end of every way to make a thread, io_uring's and vhost's
+/// workers included (of which `sched_process_fork` does not tell): no run-queue lock is held here, so this is where the thread's slot
+/// is made. It is called by whoever makes the thread.
+#[btf_tracepoint(function = "task_newtask")]
+pub fn task_newtask(context: BtfTracePointContext) -> i32 {
+    // SAFETY: the helper has no preconditions.
+    let (parent, child) = (Task(unsafe { bpf_get_current_task_btf() }), Task(context.arg(0)));
+    if child.tid() == 0 {
+        // The idle thread of a CPU that comes online.
+        return 0;
+    }
     let inherited = task::slot_of(parent).map_or(0, |slot| slot.selected);
     debug!(&context, "fork: {} begins {}", parent.tid(), child.tid());
     unwind::inherit(parent, child);
@@ -39,7 +47,7 @@ pub fn sched_process_fork(context: BtfTracePointContext) -> i32 {
 /// Fills a new slot. The thread's state is left absent.
 #[inline(always)]
 pub fn initialize(slot: &mut TaskSlot, task: Task, inherited: u32) {
-    slot.syscall = NO_SYSCALL;
+    slot.syscall = UNSEEN_SYSCALL;
     slot.gap_syscall = NO_SYSCALL;
     slot.take_ns = u64::MAX;
     slot.user_ticks_ns = task.user_ticks_ns();
@@ -59,7 +67,7 @@ pub fn initialize(slot: &mut TaskSlot, task: Task, inherited: u32) {
 }
 
 /// Makes the slot of the current thread, for which none could be made when it was born (the kernel's allocator may run dry
-/// for a moment in a storm of forks, and io_uring's workers are born without an event).
+/// for a moment in a storm of forks).
 #[inline(never)]
 pub fn adopt(task: Task) -> Option<&'static mut TaskSlot> {
     let Some(slot) = task::create_slot(task) else {

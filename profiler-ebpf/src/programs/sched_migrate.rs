@@ -30,11 +30,12 @@ fn migrate(slot: &mut TaskSlot, task: Task, destination: u32) {
     // SAFETY: the helper has no preconditions.
     let here = unsafe { bpf_get_smp_processor_id() };
     let now_ns = clock::now(left, task.queue_clock_ns());
-    let clock_ns = clock::read(left, slot.cpu, slot.container, now_ns);
-    let waited = wait::waited(slot, now_ns, clock_ns, task.throttled_ns());
     if container::is_wanted(slot) {
+        let stretch = window::end_state(slot, window::of(left), now_ns);
+        let elapsed_ns = stretch.total_ns();
+        let clock_ns = clock::read(left, slot.cpu, slot.container, now_ns);
+        let waited = wait::waited(slot, elapsed_ns, clock_ns, task.throttled_ns());
         if let Some(account) = account::of(here, slot.container) {
-            let stretch = window::end_state(slot, window::of(left), now_ns);
             window::account_waited(account, stretch, waited);
         }
         slot.gap_self_ns += waited.own_ns;
@@ -42,7 +43,8 @@ fn migrate(slot: &mut TaskSlot, task: Task, destination: u32) {
         slot.gap_throttled_ns += waited.throttled_ns;
         if let Some(state) = clock::cpu_state(here) {
             let random = clock::random(state);
-            wait::name_neighbours(slot.cpu, slot.container, slot.queued_ns, now_ns, waited.other_ns, random);
+            let begun_ns = now_ns - elapsed_ns;
+            wait::name_neighbours(slot.cpu, slot.container, begun_ns, now_ns, waited.other_ns, random);
         }
     }
     slot.since_ns = now_ns;

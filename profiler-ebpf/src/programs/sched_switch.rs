@@ -246,7 +246,8 @@ fn arrive(state: &mut CpuState, slot: &mut TaskSlot, task: Task, moment: Moment)
         let random = clock::random(state);
         if slot.state == task::RUNNABLE {
             let waited = end_wait(slot, task, moment);
-            wait::name_neighbours(cpu, slot.container, slot.queued_ns, now_ns, waited.other_ns, random);
+            let begun_ns = now_ns.saturating_sub(waited.total_ns());
+            wait::name_neighbours(cpu, slot.container, begun_ns, now_ns, waited.other_ns, random);
             slot.gap_self_ns += waited.own_ns;
             slot.gap_other_ns += waited.other_ns;
             slot.gap_throttled_ns += waited.throttled_ns;
@@ -274,32 +275,37 @@ fn end_unseen_block(slot: &mut TaskSlot, generation: u32, start_ns: u64, cpu: u3
 fn end_wait(slot: &mut TaskSlot, task: Task, moment: Moment) -> Waited {
     let Moment { window, cpu, now_ns, queue_ns } = moment;
     // The scheduler's own figure for this wait begins when it puts the thread on the queue, a little before or behind the
-    // event that told of it. What ours is longer by, its blocked time is longer by too.
-    let whole_ns = now_ns.saturating_sub(slot.queued_ns);
+    // event that told of it. What ours is longer by, its blocked time is longer by too. Both are of the whole wait, of which
+    // windows' ends may have settled a part. Where the scheduler's is longer, it began before the thread came to this CPU (one
+    // that is throttled moves without leaving the queue): that part is accounted there.
     let surplus_ns = match (queue_ns, task.queued_since_ns()) {
-        (Some(queue_ns), Some(since_ns)) => whole_ns.wrapping_sub(queue_ns.saturating_sub(since_ns)),
+        (Some(queue_ns), Some(since_ns)) if slot.queued_ns != 0 => {
+            let whole_ns = now_ns.saturating_sub(slot.queued_ns);
+            whole_ns.saturating_sub(queue_ns.saturating_sub(since_ns))
+        }
         _ => 0,
     };
-    slot.queued_ns = slot.queued_ns.wrapping_add(surplus_ns);
     let stretch = window::end_state(slot, window, now_ns);
+    let seen_ns = stretch.total_ns();
+    let left_ns = seen_ns.saturating_sub(surplus_ns);
+    let surplus_ns = seen_ns - left_ns;
     // This CPU's slice has just ended, so its clocks are settled.
     let throttled_ns = task.throttled_ns();
     let waited = match account::of(cpu, slot.container) {
         Some(account) => {
-            let waited = wait::waited(slot, now_ns, account.clock_ns, throttled_ns);
+            let waited = wait::waited(slot, left_ns, account.clock_ns, throttled_ns);
             let row = window::account_waited(account, stretch, waited);
-            // What the wait is accounted shorter than it was seen (or, as a negative number in two's complement, longer)
-            // goes to the part that came before it, so that the parts go on to sum to the thread's lifetime.
+            // What the wait is accounted shorter than it was seen goes to the part that came before it, so that the parts go on
+            // to sum to the thread's lifetime.
             let before = if slot.gap_blocked_ns == 0 { Part::Stolen as u32 } else { slot.reason };
             account::add(row, before, surplus_ns);
             count_latency(row, now_ns.saturating_sub(slot.runnable_ns));
             waited
         }
-        None => wait::waited(slot, now_ns, 0, throttled_ns),
+        None => wait::waited(slot, left_ns, 0, throttled_ns),
     };
     if slot.gap_blocked_ns != 0 {
-        let blocked_ns = slot.gap_blocked_ns.wrapping_add(surplus_ns);
-        slot.gap_blocked_ns = if blocked_ns.cast_signed() > 0 { blocked_ns } else { 1 };
+        slot.gap_blocked_ns += surplus_ns;
     }
     waited
 }

@@ -7,7 +7,12 @@ use aya_ebpf::{
 };
 use profiler_ebpf::syscall::{COMPAT, SYSCALLS};
 
-use crate::{container, kernel::Task, lifecycle, task};
+use crate::{
+    container,
+    kernel::Task,
+    lifecycle,
+    task::{self, UNSEEN_SYSCALL},
+};
 
 /// `sys_enter(struct pt_regs *regs, long id)`
 #[btf_tracepoint(function = "sys_enter")]
@@ -30,9 +35,17 @@ fn enter(number: u64) {
         },
     };
     if !container::is_wanted(slot) {
+        // The filter may let its container through before the call returns.
+        slot.syscall = UNSEEN_SYSCALL;
         return;
     }
-    slot.syscall = if number >= SYSCALLS as u64 || task.in_compat_syscall() { COMPAT } else { number as u32 };
+    slot.syscall = number_of(task, number);
     // SAFETY: the helper has no preconditions. Read last, so that the time above is not counted.
     slot.syscall_entered_ns = unsafe { bpf_ktime_get_ns() };
+}
+
+/// The number that a call is counted under.
+#[inline(always)]
+pub fn number_of(task: Task, number: u64) -> u32 {
+    if number >= SYSCALLS as u64 || task.in_compat_syscall() { COMPAT } else { number as u32 }
 }

@@ -22,7 +22,8 @@ use crate::{
     kernel::Task,
     maps::{self, SYSCALL_FREE, SYSCALL_INDEX, SYSCALL_RINGS, SYSCALLS as ROWS, setting},
     ring::{self, About},
-    task::{self, NO_SYSCALL, TaskSlot},
+    sys_enter,
+    task::{self, NO_SYSCALL, TaskSlot, UNSEEN_SYSCALL},
     unwind,
 };
 
@@ -58,12 +59,45 @@ fn exit(context: &BtfTracePointContext, result: u64) {
     if setting!(syscalls) == 0 || !container::is_wanted(slot) {
         return;
     }
-    if number == NO_SYSCALL {
-        // A forked child, or a call that began before the programs were attached.
-        count(Counter::SyscallsNotEntered);
+    if number >= UNSEEN_SYSCALL {
+        if number == NO_SYSCALL {
+            skipped(slot.container, task, result);
+        }
         return;
     }
     account(slot.container, number, now_ns.saturating_sub(slot.syscall_entered_ns), result);
+}
+
+/// A call that returns without having begun: seccomp refused it, left it to a signal's handler or to another process, or a tracer
+/// skipped it. There is no time to tell of it, and what it moved nobody knows.
+#[cold]
+#[inline(never)]
+#[unsafe(link_section = ".text")]
+fn skipped(container: u32, task: Task, result: u64) {
+    let number = task.registers().syscall();
+    if number < 0 {
+        // A tracer has put another number in the place of the call's.
+        count(Counter::SyscallsNotEntered);
+        return;
+    }
+    let number = sys_enter::number_of(task, number as u64);
+    let Some(row) = row(container, number) else { return };
+    add(&mut row.skipped, 1);
+    count_error(row, result);
+}
+
+/// Counts the call's errno; false if it has none.
+#[inline(always)]
+fn count_error(row: &mut SyscallRow, result: u64) -> bool {
+    if result <= u64::MAX - MAX_ERRNO {
+        return false;
+    }
+    let errno = errno_place(result.wrapping_neg()) as usize;
+    if errno < ERRNOS {
+        // SAFETY: the index was just checked.
+        add_u32(unsafe { &mut *(&raw mut row.errors).cast::<u32>().add(errno) });
+    }
+    true
 }
 
 #[inline(always)]
@@ -78,13 +112,7 @@ fn account(container: u32, number: u32, ns: u64, result: u64) {
     if ns > row.max_ns {
         raise(row, ns);
     }
-    if result > u64::MAX - MAX_ERRNO {
-        let errno = errno_place(result.wrapping_neg()) as usize;
-        if errno < ERRNOS {
-            // SAFETY: the index was just checked.
-            add_u32(unsafe { &mut *(&raw mut row.errors).cast::<u32>().add(errno) });
-        }
-    } else if result != 0 && maps::syscall_class(u64::from(number)) & MOVES_BYTES != 0 {
+    if !count_error(row, result) && result != 0 && maps::syscall_class(u64::from(number)) & MOVES_BYTES != 0 {
         add(&mut row.bytes, result);
     }
 }

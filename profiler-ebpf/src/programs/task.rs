@@ -21,6 +21,9 @@ pub const BLOCKED: u32 = 3;
 
 /// No syscall.
 pub const NO_SYSCALL: u32 = u32::MAX;
+/// Perhaps in a syscall, but one that is not to be counted: entered before the thread was measured, or, by a forked child, not at
+/// all.
+pub const UNSEEN_SYSCALL: u32 = u32::MAX - 1;
 
 /// A thread's slot. Written under the run-queue lock of the CPU the thread is on, by the thread itself, or (the settling
 /// of a window's end) by the iterator, which first takes `since_ns` by compare-and-swap.
@@ -34,7 +37,7 @@ pub struct TaskSlot {
     pub container: u32,
     /// Address of the `css_set` that `container` was looked up for; 0 if it is to be looked up anew.
     pub css_set: u64,
-    /// Syscall it is in, or [`NO_SYSCALL`].
+    /// Syscall it is in, or [`NO_SYSCALL`], or [`UNSEEN_SYSCALL`].
     pub syscall: u32,
     /// Whether the filters let its process through.
     pub selected: u32,
@@ -77,11 +80,11 @@ pub struct TaskSlot {
 
     /// When it became runnable (for the run-queue latency).
     pub runnable_ns: u64,
-    /// Since when it waits on `cpu`.
+    /// Since when it waits on `cpu`; 0 if it was found waiting. What of it is accounted is told by `since_ns`.
     pub queued_ns: u64,
-    /// The container's clock on that CPU at that time.
+    /// The container's clock on that CPU at that time, moved on by what of the wait is accounted.
     pub queued_clock_ns: u64,
-    /// The throttle clock of its run queue at that time.
+    /// The throttle clock of its run queue at that time, likewise.
     pub queued_throttled_ns: u64,
     /// The CPU it waits on.
     pub cpu: u32,

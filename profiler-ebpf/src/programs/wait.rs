@@ -33,7 +33,8 @@ pub fn reason(slot: &mut TaskSlot, task: Task, registers: Registers, state: u32)
     if task.is_kernel_thread() {
         return Part::BlockedOther;
     }
-    if task.in_iowait() {
+    // Whoever waits for io_uring's completions is said to wait for I/O too, whatever they are of (6.5 and newer), but can be interrupted.
+    if task.in_iowait() && is_uninterruptible(state) {
         return Part::BlockedDisk;
     }
     if syscall == NO_SYSCALL || task.in_compat_syscall() {
@@ -89,11 +90,10 @@ pub fn queue(slot: &mut TaskSlot, cpu: u32, now_ns: u64, clock_ns: u64, throttle
     slot.queued_throttled_ns = throttled_ns;
 }
 
-/// How the wait on `slot.cpu` was spent, up to now: throttled as far as the run queue's throttle clock grew, behind its own
+/// How the last `elapsed_ns` of the wait on `slot.cpu` were spent, up to now: throttled as far as the run queue's throttle clock grew, behind its own
 /// container as far as that container's clock grew, behind others for the rest.
 #[inline(always)]
-pub fn waited(slot: &TaskSlot, now_ns: u64, clock_ns: u64, throttled_ns: u64) -> Waited {
-    let elapsed_ns = now_ns.saturating_sub(slot.queued_ns);
+pub fn waited(slot: &TaskSlot, elapsed_ns: u64, clock_ns: u64, throttled_ns: u64) -> Waited {
     let throttled_ns = at_most(throttled_ns.saturating_sub(slot.queued_throttled_ns), elapsed_ns);
     let rest_ns = elapsed_ns - throttled_ns;
     let own_ns = at_most(clock_ns.saturating_sub(slot.queued_clock_ns), rest_ns);

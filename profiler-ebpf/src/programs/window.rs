@@ -49,6 +49,14 @@ pub struct Stretch {
     pub previous_ns: u64,
 }
 
+impl Stretch {
+    /// Nanoseconds in both.
+    #[inline(always)]
+    pub fn total_ns(self) -> u64 {
+        self.current_ns + self.previous_ns
+    }
+}
+
 /// Ends the slot's current state at `now_ns`: what of it is not yet accounted, and in which windows.
 ///
 /// A state that began before the window is shared with the iterator, which settles it for threads that do not switch:
@@ -130,13 +138,21 @@ pub struct Waited {
     pub throttled_ns: u64,
 }
 
+impl Waited {
+    /// Nanoseconds in all.
+    #[inline(always)]
+    pub fn total_ns(self) -> u64 {
+        self.own_ns + self.other_ns + self.throttled_ns
+    }
+}
+
 /// Accounts a runnable stretch; one that spans two windows is shared out in proportion. Returns the row of the current
 /// window.
 #[inline(always)]
 pub fn account_waited(account: &mut Account, stretch: Stretch, waited: Waited) -> &mut LedgerRow {
     let mut current = waited;
     if stretch.previous_ns != 0 {
-        let total_ns = stretch.previous_ns + stretch.current_ns;
+        let total_ns = stretch.total_ns();
         let previous = Waited {
             own_ns: share(waited.own_ns, stretch.previous_ns, total_ns),
             other_ns: share(waited.other_ns, stretch.previous_ns, total_ns),
@@ -152,8 +168,9 @@ pub fn account_waited(account: &mut Account, stretch: Stretch, waited: Waited) -
     row
 }
 
+/// Adds a wait to a row.
 #[inline(always)]
-fn add_waited(row: &mut LedgerRow, waited: Waited) {
+pub fn add_waited(row: &mut LedgerRow, waited: Waited) {
     add(row, Part::RunnableSelf as u32, waited.own_ns);
     add(row, Part::RunnableOther as u32, waited.other_ns);
     add(row, Part::Throttled as u32, waited.throttled_ns);

@@ -8,15 +8,11 @@ use std::{
 };
 
 use crossbeam_channel::RecvTimeoutError;
-use profiler_ebpf::{
-    CONTAINER_FIRST, CONTAINER_IDLE, CONTAINER_KERNEL, CONTAINER_OVERFLOW, Part,
-    account::{ERRNO_RESTART, ERRNOS},
-    unwind::Stop,
-};
+use profiler_ebpf::{CONTAINER_FIRST, CONTAINER_IDLE, CONTAINER_KERNEL, CONTAINER_OVERFLOW, unwind::Stop};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
-    CollectError, Collection, Owner, Waited, counted, machine,
+    CollectError, Collection, Owner, Waited, accounts, counted, machine,
     peers::Peers,
     stacks::{Program, RawStack},
 };
@@ -25,19 +21,15 @@ use crate::{
         CgroupId, ContainerKey, Description,
         limits::{self, PressureTotals},
     },
-    kernel::{Counter, LedgerAccount, RawWindow, SyscallAccount, syscalls},
+    kernel::{Counter, RawWindow},
     process::{Leaf, Location, ProcessTable, kernel_locations},
     profile::{
-        Container, ContainerIndex, Coverage, CpuSampleCoverage, Errno, Frame, FrameId, FrameKind, Histogram,
-        KindCoverage, Ledger, OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process,
-        ProcessIndex, Profile, RunQueue, Settings, StackId, StackTable, SyscallCoverage, SyscallStats, TextId,
-        TimeCoverage, Wait, WaitedBehind, Window,
+        Container, ContainerIndex, Coverage, CpuSampleCoverage, Frame, FrameId, FrameKind, Histogram, KindCoverage,
+        OffCpuCoverage, OffCpuReason, OffCpuSample, OnCpuSample, Overhead, Pressure, Process, ProcessIndex, Profile,
+        RunQueue, Settings, StackId, StackTable, SyscallCoverage, TextId, TimeCoverage, Wait, WaitedBehind, Window,
     },
     symbol::{self, ResolvedFrame, ResolvedFrames, SymbolError},
 };
-
-/// `ERESTARTSYS` in outputs: the first of the kernel's codes for calls that are restarted.
-const ERESTARTSYS: u16 = 512;
 
 /// Time between two looks at events while names are looked up.
 const WHILE_NAMING: Duration = Duration::from_millis(50);
@@ -289,7 +281,10 @@ impl Collection {
             off_cpu: OffCpuCoverage { lost: count(Counter::GapsRingFull), ..OffCpuCoverage::default() },
             syscalls: SyscallCoverage {
                 counted: 0,
-                lost: count(Counter::SyscallRowsExhausted) + count(Counter::SyscallsNoSlot),
+                lost: [Counter::SyscallRowsExhausted, Counter::SyscallsNoSlot, Counter::SyscallsNotEntered]
+                    .into_iter()
+                    .map(count)
+                    .sum(),
             },
             other_losses,
             ..Coverage::default()
@@ -610,7 +605,7 @@ fn add_window(containers: &mut Containers, window: &mut RawWindow) {
     for (index, account) in &window.ledgers {
         if let Some(place) = containers.by_index.get(index) {
             let container = &mut containers.list[*place];
-            container.ledger.merge(&ledger(account, *index == CONTAINER_KERNEL));
+            container.ledger.merge(&accounts::ledger(account, *index == CONTAINER_KERNEL));
             let latency = Histogram::from_counts(account.run_queue.iter().copied());
             container.run_queue.latency.merge(&latency);
             let RunQueue { max_ns, .. } = &mut container.run_queue;
@@ -619,7 +614,7 @@ fn add_window(containers: &mut Containers, window: &mut RawWindow) {
     }
     for account in std::mem::take(&mut window.syscalls) {
         if let Some(place) = containers.by_index.get(&account.container) {
-            add_syscall(&mut containers.list[*place].syscalls, account);
+            accounts::add_syscall(&mut containers.list[*place].syscalls, account);
         }
     }
     for (waiter, runner, ns) in &window.waited_behind {
@@ -634,65 +629,6 @@ fn add_window(containers: &mut Containers, window: &mut RawWindow) {
             Some(known) => known.ns += ns,
             None => behind.push(WaitedBehind { container: name.to_owned(), ns: *ns }),
         }
-    }
-}
-
-/// The ledger's parts are exact but for the split of CPU time, which follows the kernel's ticks.
-fn ledger(account: &LedgerAccount, kernel_threads: bool) -> Ledger {
-    // Parts are corrected by small differences of clocks: one that holds nothing else may be a little below zero.
-    let part = |part: Part| account.parts_ns[part as usize].cast_signed().max(0).cast_unsigned();
-    let cpu_ns = part(Part::Cpu);
-    let stolen_ns = part(Part::Stolen);
-    let ticks_ns = account.user_ticks_ns + account.kernel_ticks_ns;
-    let cpu_kernel_ns = if kernel_threads {
-        cpu_ns
-    } else if ticks_ns == 0 {
-        0
-    } else {
-        (u128::from(cpu_ns) * u128::from(account.kernel_ticks_ns) / u128::from(ticks_ns)) as u64
-    };
-    Ledger {
-        thread_ns: account.parts_ns.iter().map(|ns| ns.cast_signed().max(0).cast_unsigned()).sum(),
-        cpu_user_ns: cpu_ns - cpu_kernel_ns,
-        cpu_kernel_ns,
-        runnable_self_ns: part(Part::RunnableSelf),
-        runnable_other_ns: part(Part::RunnableOther),
-        throttled_ns: part(Part::Throttled),
-        blocked_lock_ns: part(Part::BlockedLock),
-        blocked_disk_ns: part(Part::BlockedDisk),
-        blocked_network_ns: part(Part::BlockedNetwork),
-        blocked_sleep_ns: part(Part::BlockedSleep),
-        blocked_other_ns: part(Part::BlockedOther) + stolen_ns,
-        stolen_ns,
-        voluntary_switches: account.voluntary,
-        involuntary_switches: account.involuntary,
-    }
-}
-
-fn add_syscall(syscalls: &mut Vec<SyscallStats>, account: SyscallAccount) {
-    let name = syscalls::name(account.number);
-    let place = syscalls.iter().position(|known| known.name == name).unwrap_or_else(|| {
-        syscalls.push(SyscallStats { name, ..SyscallStats::default() });
-        syscalls.len() - 1
-    });
-    let stats = &mut syscalls[place];
-    stats.bytes += account.bytes;
-    stats.total_ns += account.total_ns;
-    stats.max_ns = stats.max_ns.max(account.max_ns);
-    let latency = Histogram::from_first(account.first_bucket, account.latency);
-    stats.count += latency.count();
-    if stats.latency == Histogram::default() {
-        stats.latency = latency;
-    } else {
-        stats.latency.merge(&latency);
-    }
-    for (place, n) in account.errors {
-        let errno = match place {
-            ERRNO_RESTART => ERESTARTSYS,
-            place if place as usize == ERRNOS - 1 => u16::MAX,
-            place => place as u16,
-        };
-        *stats.errors.entry(Errno(errno)).or_default() += n;
     }
 }
 

@@ -4,6 +4,7 @@
 //! gives addresses their place in files while their processes live; [`Collection::finish`] ends the last window and
 //! gives everything its name.
 
+mod accounts;
 mod asked;
 mod assemble;
 mod command;

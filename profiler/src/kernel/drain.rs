@@ -72,9 +72,11 @@ pub struct SyscallAccount {
     pub max_ns: u64,
     /// Bytes moved.
     pub bytes: u64,
+    /// Calls that returned without having begun: in no bucket of `latency`.
+    pub skipped: u64,
     /// The first bucket of `latency`.
     pub first_bucket: u32,
-    /// Latency by bucket, without empty ones before and behind; their sum is the number of calls.
+    /// Latency by bucket, without empty ones before and behind; their sum is the number of calls that began.
     pub latency: Vec<u64>,
     /// Failed calls by errno position ([`profiler_ebpf::account::ERRNOS`]), those that occurred.
     pub errors: Vec<(u32, u64)>,

@@ -39,7 +39,7 @@ use super::{
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../profiler-ebpf/prebuilt/profiler.bpf.o");
 
 /// Programs that follow the life of threads, processes and cgroups; always attached.
-const LIFE: [&str; 4] = ["sched_process_fork", "sched_process_exec", "cgroup_mkdir", "cgroup_rmdir"];
+const LIFE: [&str; 4] = ["task_newtask", "sched_process_exec", "cgroup_mkdir", "cgroup_rmdir"];
 
 /// Programs of the ledger; always attached.
 const LEDGER: [&str; 4] = ["sched_switch", "sched_wakeup", "sched_wakeup_new", "sched_migrate_task"];
@@ -230,8 +230,14 @@ impl Kernel {
             .map_err(|error| failed("attach", "iter_task", error))?;
         let mut file = link.into_file().map_err(|error| KernelError::Threads(io::Error::other(error)))?;
         let mut written = Vec::new();
-        file.read_to_end(&mut written).map_err(KernelError::Threads)?;
-        Ok(written)
+        loop {
+            match file.read_to_end(&mut written) {
+                Ok(_) => return Ok(written),
+                // A thread is to be shown once more, or so many were shown that the kernel takes a break.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(KernelError::Threads(error)),
+            }
+        }
     }
 
     /// Gives a container, known by its index, a verdict of [`super::filter`].

@@ -130,6 +130,7 @@ impl<F: FreeRows> Rows<F> {
             total_ns: 0,
             max_ns: 0,
             bytes: 0,
+            skipped: 0,
             first_bucket: 0,
             latency: Vec::new(),
             errors: Vec::new(),
@@ -139,7 +140,7 @@ impl<F: FreeRows> Rows<F> {
                 put(&mut account, at, u64::from(word));
             }
         });
-        (!account.latency.is_empty()).then_some(account)
+        (account.skipped > 0 || !account.latency.is_empty()).then_some(account)
     }
 
     /// Takes back the rows of a container that makes no more calls. What it made is accounted when the window ends.
@@ -171,6 +172,7 @@ fn put(account: &mut SyscallAccount, at: usize, half: u64) {
                 at if at == offset_of!(SyscallRow, total_ns) => &mut account.total_ns,
                 at if at == offset_of!(SyscallRow, max_ns) => &mut account.max_ns,
                 at if at == offset_of!(SyscallRow, bytes) => &mut account.bytes,
+                at if at == offset_of!(SyscallRow, skipped) => &mut account.skipped,
                 _ => return,
             };
             let high = usize::from(cfg!(target_endian = "big"));
