@@ -30,7 +30,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
             '\t' => shown.push_str("\\t"),
             // Writing to text cannot fail.
             c if is_unprintable(c) && u32::from(c) < 0x100 => {
-                write!(shown, "\\x{:02x}", u32::from(c)).unwrap_or_default()
+                write!(shown, "\\x{:02x}", u32::from(c)).unwrap_or_default();
             }
             c if is_unprintable(c) => write!(shown, "\\u{{{:x}}}", u32::from(c)).unwrap_or_default(),
             c => shown.push(c),

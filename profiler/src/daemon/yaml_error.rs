@@ -290,7 +290,6 @@ mod tests {
 
     #[derive(Debug, Default, Deserialize)]
     #[serde(deny_unknown_fields, default)]
-    #[expect(dead_code, reason = "only reading them matters")]
     struct File {
         interval: Option<Unit>,
         number: Option<u32>,
@@ -301,7 +300,6 @@ mod tests {
 
     #[derive(Debug, Default, Deserialize)]
     #[serde(deny_unknown_fields, default)]
-    #[expect(dead_code, reason = "only reading them matters")]
     struct Server {
         url: Option<String>,
         headers: BTreeMap<String, String>,

@@ -75,6 +75,7 @@ impl Subject {
     }
 
     /// The same owner's, but another dependency.
+    #[must_use]
     pub fn with(&self, on: Dependency) -> Self {
         Self { on, ..self.clone() }
     }
@@ -299,18 +300,15 @@ impl ForeignFiles {
 
     fn run(&self, inbox: &Receiver<Job>, (id, own): (u64, Sender<Job>), urgency: Urgency) {
         loop {
-            let Job { number, thread, work } = match inbox.recv_timeout(IDLE) {
-                Ok(job) => job,
-                Err(_) => {
-                    let mut state = self.state();
-                    let Some(at) = state.idle[urgency as usize].iter().position(|(other, _)| *other == id) else {
-                        // Somebody has just chosen it.
-                        continue;
-                    };
-                    state.idle[urgency as usize].remove(at);
-                    state.workers -= 1;
-                    return;
-                }
+            let Ok(Job { number, thread, work }) = inbox.recv_timeout(IDLE) else {
+                let mut state = self.state();
+                let Some(at) = state.idle[urgency as usize].iter().position(|(other, _)| *other == id) else {
+                    // Somebody has just chosen it.
+                    continue;
+                };
+                state.idle[urgency as usize].remove(at);
+                state.workers -= 1;
+                return;
             };
             thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
             // The work is guarded by whoever knows what it is; a panic that gets here costs its own result only.
@@ -485,7 +483,7 @@ fn switches_if_waiting(thread: i32) -> Option<u64> {
 /// The id of the innermost container that a cgroup path names: runtimes give 64 hexadecimal digits.
 fn container_id(memberships: &str) -> Option<&str> {
     const DIGITS: usize = 64;
-    memberships.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == DIGITS).next_back()
+    memberships.split(|c: char| !c.is_ascii_hexdigit()).rfind(|word| word.len() == DIGITS)
 }
 
 /// Processes of a few milliseconds wait for this thread's answers.

@@ -87,9 +87,9 @@ impl Image {
             // Runtimes change the protection of their code all the time.
             return mapped;
         }
-        let at_ns = mapping.since_ns;
-        let gone = Arc::make_mut(&mut self.mappings).insert(mapping.clone());
-        mapped.replaces = gone.iter().any(|gone| !gone.means_the_same(&mapping));
+        let (at_ns, added) = (mapping.since_ns, mapping.clone());
+        let gone = Arc::make_mut(&mut self.mappings).insert(mapping);
+        mapped.replaces = gone.iter().any(|gone| !gone.means_the_same(&added));
         self.replaced.extend(gone.into_iter().map(|gone| (gone, at_ns)));
         while self.replaced.front().is_some_and(|(_, until_ns)| until_ns.saturating_add(REPLACED_NS) < at_ns) {
             self.replaced.pop_front();

@@ -255,8 +255,8 @@ mod tests {
 
     #[test]
     fn a_long_wait_without_a_caller_weighs_more_than_many_short_ones_with_one() {
-        let mut coverage = Coverage::default();
-        coverage.stacks = StackCoverage { complete: 199, incomplete: BTreeMap::from([("no_root".to_owned(), 1)]) };
+        let stacks = StackCoverage { complete: 199, incomplete: BTreeMap::from([("no_root".to_owned(), 1)]) };
+        let mut coverage = Coverage { stacks, ..Coverage::default() };
         coverage.time.off_cpu.stacks.add(None, 1_000);
         coverage.time.off_cpu.stacks.add(Some("no_root"), 1_000);
         assert!((coverage.stacks_complete() - 0.5).abs() < 1e-9);
@@ -264,9 +264,8 @@ mod tests {
 
     #[test]
     fn a_recording_with_counts_alone_tells_shares_of_counts() {
-        let mut coverage = Coverage::default();
-        coverage.stacks = StackCoverage { complete: 3, incomplete: BTreeMap::from([("no_root".to_owned(), 1)]) };
-        (coverage.frames_total, coverage.frames_resolved) = (10, 4);
+        let stacks = StackCoverage { complete: 3, incomplete: BTreeMap::from([("no_root".to_owned(), 1)]) };
+        let coverage = Coverage { stacks, frames_total: 10, frames_resolved: 4, ..Coverage::default() };
         assert!((coverage.stacks_complete() - 0.75).abs() < 1e-9);
         assert!((coverage.symbols_resolved() - 0.4).abs() < 1e-9);
     }

@@ -60,7 +60,7 @@ fn may_parse(name: &str) -> bool {
 /// Text that ends at [`NAME_MAX`].
 #[derive(Default)]
 struct Text {
-    text: String,
+    written: String,
     is_full: bool,
     steps: u32,
 }
@@ -69,8 +69,8 @@ impl Text {
     /// The text; where it is not whole, cut where it was full, or the mangled name where that went wrong.
     fn finish(self, mangled: &str, whole: bool) -> Cow<'_, str> {
         match (whole, self.is_full) {
-            (_, true) => cut(&self.text, mangled.as_bytes()).into(),
-            (true, false) => self.text.into(),
+            (_, true) => cut(&self.written, mangled.as_bytes()).into(),
+            (true, false) => self.written.into(),
             (false, false) => bounded(mangled),
         }
     }
@@ -79,11 +79,11 @@ impl Text {
         if self.is_full {
             return Err(fmt::Error);
         }
-        if self.text.len() + text.len() <= NAME_MAX {
-            self.text.push_str(text);
+        if self.written.len() + text.len() <= NAME_MAX {
+            self.written.push_str(text);
             return Ok(());
         }
-        self.text.push_str(&text[..text.floor_char_boundary(NAME_MAX - self.text.len())]);
+        self.written.push_str(&text[..text.floor_char_boundary(NAME_MAX - self.written.len())]);
         self.is_full = true;
         Err(fmt::Error)
     }
@@ -160,7 +160,7 @@ mod tests {
     fn doubling(levels: usize) -> String {
         let mut name = "_Z1f1A1XIS_S_E".to_string();
         for level in 0..levels {
-            name += &format!("S0_I{0}{0}E", reference(level + 2));
+            write!(name, "S0_I{0}{0}E", reference(level + 2)).unwrap_or_default();
         }
         name
     }
@@ -178,7 +178,7 @@ mod tests {
         let mut last = "u".to_string();
         for _ in 0..40 {
             let at = rust.len() - 2;
-            rust += &format!("T{last}{last}E");
+            write!(rust, "T{last}{last}E").unwrap_or_default();
             let digit = |value: usize| char::from_digit(value as u32, 36);
             let number: String = match at - 1 {
                 below @ 0..62 => [digit(below % 36)].into_iter().flatten().collect(),
@@ -196,7 +196,7 @@ mod tests {
         let mut name = "_Z1fIJE".to_string();
         for level in 0..50 {
             let before = if level == 0 { "T_".to_string() } else { format!("T{}_", level - 1) };
-            name += &format!("J{before}{before}E");
+            write!(name, "J{before}{before}E").unwrap_or_default();
         }
         name += "EvT48_";
         bounded_time(&[name]);

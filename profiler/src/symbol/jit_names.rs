@@ -155,7 +155,8 @@ fn refresh(file: &Arc<ForeignFile>, mut map: PerfMap, budget: Budget) -> (PerfMa
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::fmt::Write as _;
+    use std::io::Write as _;
 
     use super::*;
 
@@ -172,7 +173,7 @@ mod tests {
         let (mut text, mut state) = (String::new(), names);
         for at in 0..names {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            text += &format!("{at:x}0 10 {state:016x}{:016x}\n", state.rotate_left(29) ^ at);
+            writeln!(text, "{at:x}0 10 {state:016x}{:016x}", state.rotate_left(29) ^ at).unwrap_or_default();
         }
         file.write_all(text.as_bytes())?;
         Ok(file)

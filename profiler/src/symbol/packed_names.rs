@@ -128,7 +128,10 @@ impl PackedNames {
 
 impl std::fmt::Debug for PackedNames {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PackedNames").field("blocks", &self.full.len()).field("bytes", &self.bytes()).finish()
+        f.debug_struct("PackedNames")
+            .field("blocks", &self.full.len())
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
     }
 }
 

@@ -191,7 +191,8 @@ struct State {
     #[serde(default)]
     name: String,
     config: Option<StateConfig>,
-    state: Option<StateProcess>,
+    #[serde(rename = "State")]
+    process: Option<StateProcess>,
 }
 
 #[derive(Deserialize)]
@@ -219,7 +220,7 @@ pub fn read_state(root: &Path, id: &str) -> Option<Metadata> {
         name: name_of(&state.name),
         image: image_of(image),
         labels: labels.unwrap_or_default(),
-        pid: state.state.and_then(|state| pid_of(state.pid)),
+        pid: state.process.and_then(|state| pid_of(state.pid)),
         ..Metadata::default()
     };
     (metadata.id == id).then(|| metadata.with_pod_of_labels())

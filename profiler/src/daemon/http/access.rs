@@ -201,7 +201,8 @@ mod tests {
     #[tokio::test]
     async fn only_the_right_password_of_a_known_user_opens() {
         let gate = Gate::new(None).unwrap_or_else(|error| panic!("{error}"));
-        let mut config = WebConfig { most_cost: 4, ..WebConfig::default() };
+        let mut config = WebConfig::default();
+        config.most_cost = 4;
         let no_one = HeaderMap::new();
         assert_eq!(gate.lets_in(&config, &no_one, None).await, Ok(true), "nobody is named, so everybody may");
         let hash = bcrypt::hash("secret", 4).unwrap_or_else(|error| panic!("{error}"));

@@ -163,7 +163,9 @@ mod tests {
             (HeaderName::from_static(name), value)
         });
         let mut headers = HeaderMap::new();
-        pairs.for_each(|(name, value)| drop(headers.append(name, value)));
+        for (name, value) in pairs {
+            headers.append(name, value);
+        }
         headers
     }
 
@@ -251,9 +253,11 @@ mod tests {
 
     #[test]
     fn other_sites_pages_can_link_here_and_nothing_else() {
+        type Headers<'h> = &'h [(&'static str, &'h str)];
+
         let host = ("host", "localhost:9590");
         let cross = ("sec-fetch-site", "cross-site");
-        let cases: [(Method, &[(&'static str, &str)], bool); 12] = [
+        let cases: [(Method, Headers<'_>, bool); 12] = [
             (Method::GET, &[host], false),
             (Method::POST, &[host], false),
             (Method::GET, &[host, ("sec-fetch-site", "same-origin")], false),

@@ -129,6 +129,12 @@ pub struct Passwords {
     digest_key: [u8; 32],
 }
 
+impl Default for Passwords {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Passwords {
     /// None yet.
     pub fn new() -> Self {

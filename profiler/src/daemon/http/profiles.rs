@@ -119,15 +119,11 @@ pub async fn heavily(
         under_way.go_on()?;
         work(&under_way)
     });
-    match done.await {
-        Some(done) => {
-            done.unwrap_or_else(|error| Err(Refusal::Failed(format!("the answer could not be made: {error}"))))
-        }
-        None => {
-            context.shared.refusals.count(Reason::Turns);
-            Err(Refusal::Busy)
-        }
-    }
+    let Some(done) = done.await else {
+        context.shared.refusals.count(Reason::Turns);
+        return Err(Refusal::Busy);
+    };
+    done.unwrap_or_else(|error| Err(Refusal::Failed(format!("the answer could not be made: {error}"))))
 }
 
 /// The windows that a range touches, as one.
@@ -187,9 +183,9 @@ mod tests {
             let turns = Arc::clone(&turns);
             async move {
                 let work = move |turn: Turn| {
-                    drop(begun.send(turn.abandoned.load(Ordering::Relaxed)));
-                    drop(finishes.recv());
-                    drop(saw.send(turn.abandoned.load(Ordering::Relaxed)));
+                    begun.send(turn.abandoned.load(Ordering::Relaxed)).ok();
+                    finishes.recv().ok();
+                    saw.send(turn.abandoned.load(Ordering::Relaxed)).ok();
                 };
                 in_turn(&turns, work).await.is_some()
             }

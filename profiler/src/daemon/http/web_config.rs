@@ -496,7 +496,7 @@ mod tests {
     #[test]
     fn certificates_may_stand_in_the_file_itself() {
         let [certificate, key] = pair();
-        let indented = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        let indented = |pem: &str| pem.lines().flat_map(|line| ["    ", line, "\n"]).collect::<String>();
         let text = format!(
             "tls_server_config:\n  cert: |\n{}  key: |\n{}  client_ca: |\n{}  client_auth_type: {}\n",
             indented(&certificate),
