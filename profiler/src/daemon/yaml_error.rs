@@ -343,7 +343,7 @@ mod tests {
             ("server:\n  headers: x\n", "line 2: server.headers: a mapping"),
             ("server:\n  url: x\n  login:\n    name: y\n", "line 3: server.login: word is missing"),
             ("number: 1\nnumber: 2\n", "line 2: the key is there twice"),
-            ("number: 1\n---\nnumber: 2\n", "line 2: there is more than one document"),
+            ("number: 1\n---\nnumber: 2\n", "line 3: there is more than one document"),
         ] {
             assert!(error(text).starts_with(expected), "{text}: {}", error(text));
         }

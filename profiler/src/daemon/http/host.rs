@@ -44,10 +44,10 @@ impl Pattern {
     /// `NAME`, `*.NAME` or `*`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let wrong = || "a host is NAME, *.NAME for all below it, or * for every host, without a port".to_owned();
-        let text = normal(text.trim());
-        if text == "*" {
+        if text.trim() == "*" {
             return Ok(Self::Any);
         }
+        let text = normal(text.trim());
         let (name, below) = text.strip_prefix("*.").map_or((text.as_str(), false), |name| (name, true));
         let is_name = name
             .split('.')

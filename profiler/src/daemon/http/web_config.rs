@@ -314,6 +314,10 @@ impl Tls {
         let missing = |source: &Source<'_>, key: &str| {
             YamlError::at(source.text, &["tls_server_config"], format!("{key} is missing")).to_string()
         };
+        let has_key = self.key.as_ref().is_some_and(|text| !text.is_empty());
+        if !has_key && self.key_file.as_ref().is_none_or(|file| file.as_os_str().is_empty()) {
+            return Err(missing(source, "key_file"));
+        }
         let cert = source.pem("cert", self.cert, self.cert_file)?.ok_or_else(|| missing(source, "cert_file"))?;
         let key = source.pem("key", self.key, self.key_file)?.ok_or_else(|| missing(source, "key_file"))?;
         let client_ca = source.pem("client_ca", self.client_ca, self.client_ca_file)?;
