@@ -196,6 +196,35 @@ fn a_second_signal_kills_a_command_that_ignores_the_first_and_its_children() -> 
 }
 
 #[test]
+fn a_command_that_ignores_the_first_signal_is_asked_once_more() -> Result<()> {
+    let Some(_kernel) = kernel()? else { return Ok(()) };
+    let directory = tempdir()?;
+    let (recording, _) = recording_in(&directory);
+    let running = record_script(&directory, "trap '' INT; touch ready; exec sleep 600")?;
+    running.signal(Signal::INT)?;
+    running.wait()?.expect_code(128 + 15)?;
+    report(&recording, "text")?;
+    Ok(())
+}
+
+#[test]
+fn a_command_that_heeds_no_signal_is_left_to_itself_and_it_is_said() -> Result<()> {
+    let Some(_kernel) = kernel()? else { return Ok(()) };
+    let directory = tempdir()?;
+    let (recording, _) = recording_in(&directory);
+    let script = "trap '' INT TERM; echo $$ > pid; touch ready; exec sleep 600 > /dev/null 2>&1";
+    let running = record_script(&directory, script)?;
+    running.signal(Signal::INT)?;
+    running.wait()?.expect_code(130)?.expect_message(&["does not heed", "goes on"])?;
+    let pid = fs::read_to_string(directory.path().join("pid"))?;
+    let ended = has_ended(&pid);
+    kill_process(Pid::from_raw(pid.trim().parse()?).context("no id")?, Signal::KILL)?;
+    ensure!(!ended, "the command was ended");
+    report(&recording, "text")?;
+    Ok(())
+}
+
+#[test]
 fn a_command_that_outlives_the_duration_goes_on_and_it_is_said() -> Result<()> {
     let Some(_kernel) = kernel()? else { return Ok(()) };
     let directory = tempdir()?;

@@ -118,8 +118,9 @@ fn programs_on_a_file_system_that_hangs_lose_their_names_until_it_answers_again(
         let containers = report["containers"].as_array()?.clone();
         let own = containers.into_iter().find(|one| one["name"] == cgroup.name())?;
         let symbols = &own["coverage"]["symbols"];
-        let unnamed = &symbols["unresolved"]["file_unanswered"];
-        (symbols["resolved"].as_f64()? > 0.9 && unnamed.is_null()).then_some(())
+        // The shell is stripped, which is known once its file was read.
+        let was_read = symbols["unresolved"]["stripped"].as_u64()? > 0;
+        (was_read && symbols["unresolved"]["file_unanswered"].is_null()).then_some(())
     };
     daemon.until("/api/v1/report?from=-5s", named)?;
     keeps_time(&daemon)?;

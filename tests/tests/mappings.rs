@@ -276,7 +276,7 @@ fn debug_files_are_looked_for_in_the_mount_namespace_of_the_process() -> Result<
     share_is(&profile, "hidden", "only_in_decoy", 0.0)
 }
 
-const WAITER: &str = r#"
+const WAITER: &str = r"
 #include <sys/wait.h>
 static APART void waits_for_child(void) {
     if (vfork() == 0) { usleep(200000); _exit(0); }
@@ -286,7 +286,7 @@ int main(void) {
     for (int n = 0; n < 5; n++) waits_for_child();
     while (wait(0) > 0) {}
     return 0;
-}"#;
+}";
 
 #[test]
 fn who_waits_in_vfork_has_a_caller() -> Result<()> {

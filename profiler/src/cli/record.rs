@@ -32,6 +32,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// Time between two looks at a command that is to end.
 const WAIT: Duration = Duration::from_millis(10);
 
+/// How long a command is waited for that was sent a signal: one that heeds none must not hold up whoever asked for the end.
+const COMMAND_GRACE: Duration = Duration::from_secs(8);
+
 /// Highest sampling frequency: beyond it the samples themselves are most of what is measured.
 const MOST_HZ: u32 = 10_000;
 
@@ -102,8 +105,8 @@ pub struct Args {
     /// Profile this command and its children until it ends
     ///
     /// The exit status is the command's. A first signal (Ctrl-C, SIGTERM, SIGHUP, SIGQUIT) ends the recording and reaches the
-    /// command as well; what was captured is written, and the command is waited for. A second kills it and what descends
-    /// from it.
+    /// command as well; what was captured is written, and the command is waited for eight seconds, with a SIGTERM after four. A
+    /// second kills it and what descends from it.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
@@ -169,7 +172,7 @@ fn record(args: &Args, format: Format) -> anyhow::Result<Status> {
     write(args, format, &profile)?;
     let status = match (end, &mut command) {
         (End::Command(outcome), _) => Status::Command(outcome.status()),
-        (End::Interrupted(_), Some(command)) => Status::Command(wait_for(command, &mut signals)?.status()),
+        (End::Interrupted(_), Some(command)) => wait_for(command, &mut signals)?,
         (End::Interrupted(_), None) => Status::Interrupted,
         (End::TimeUp, Some(command)) => {
             super::print_note(&format!("the time was up; the command goes on, as process {}", command.pid()));
@@ -221,15 +224,28 @@ fn pass_on(command: &mut HeldCommand, signal: i32, signals: &mut Interruptions) 
     Ok(End::Interrupted(signal))
 }
 
-/// Waits until the command ends, or kills it where one more signal asks for it.
-fn wait_for(command: &mut HeldCommand, signals: &mut Interruptions) -> anyhow::Result<Outcome> {
+/// Waits until the command ends, or kills it where one more signal asks for it. One that does not heed the first signal (a
+/// shell script may ignore Ctrl-C) is asked once more, by SIGTERM, and then left to itself.
+fn wait_for(command: &mut HeldCommand, signals: &mut Interruptions) -> anyhow::Result<Status> {
     let mut told = false;
+    let mut until = Instant::now() + COMMAND_GRACE;
+    let mut asked = false;
     loop {
         if let Some(outcome) = command.poll().context("cannot wait for the command")? {
-            return Ok(outcome);
+            return Ok(Status::Command(outcome.status()));
+        }
+        if Instant::now() >= until {
+            let pid = command.pid();
+            super::print_note(&format!("the command does not heed the signal; it goes on, as process {pid}"));
+            return Ok(Status::Interrupted);
+        }
+        if !asked && Instant::now() + COMMAND_GRACE / 2 >= until {
+            asked = true;
+            command.signal(libc::SIGTERM).context("cannot ask the command to end")?;
         }
         if signals.take().is_some() {
             command.kill().context("cannot kill the command")?;
+            until = Instant::now() + COMMAND_GRACE;
         } else if !told {
             told = true;
             let pid = command.pid();
