@@ -119,7 +119,8 @@ def answer(path, query):
     if pattern and not chosen:
         return 404, {"error": f"no container matches `{pattern}`"}
     coverage = {"cpu_samples": {"expected": 59400, "kept": 26110, "idle": 33100, "filtered": 0, "lost": {"not_run": 190}},
-                "stacks": {"complete": .981, "incomplete": {"no_root": 490}}, "symbols": {"resolved": .9996},
+                "stacks": {"complete": .981, "incomplete": {"no_root": 490}, "incomplete_s": {"no_root": 4.9}, "on_cpu": .99, "off_cpu": .98},
+                "symbols": {"resolved": .9996, "on_cpu": .9996, "off_cpu": .9996},
                 "offcpu": {"time_s": 31208.0, "with_stack_s": 31190.5, "threshold_s": .001}, "syscalls": {"counted": 4821733, "lost": 0}}
     overhead = {"bpf_cpu_s": .0031 * seconds, "agent_cpu_s": .0042 * seconds, "agent_rss_bytes": 64 << 20, "map_bytes": 11 << 20}
     syscalls = [syscall("epoll_wait", 52110, {}, 900.2, .9, 0), syscall("read", 1904410, {"EAGAIN": 120400}, 3.1, 2e-6, 812 << 20),

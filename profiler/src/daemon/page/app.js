@@ -117,7 +117,7 @@ function header(status, coverage, overhead) {
   const cost = overhead.overhead;
   const facts = [
     ["samples kept", samples.expected ? percent(due > 0 ? samples.kept / due : 1) : "–", `${samples.expected} expected = ${samples.kept} kept + ${samples.idle} idle + ${samples.filtered} filtered + ${gone} lost${lost.length ? ` (${lost.map(([why, n]) => `${why} ${n}`).join(", ")})` : ""}`, due > 0 && samples.kept / due < 0.95],
-    ["stacks whole", percent(stacks.complete), `by time${kinds(stacks)}: ${Object.entries(stacks.incomplete_s).map(([why, s]) => `${why} ${duration(s)}`).join(", ") || "none incomplete"}`, stacks.complete < 0.75],
+    ["stacks whole", percent(stacks.complete), `by time${kinds(stacks)}: ${Object.entries(stacks.incomplete_s ?? {}).map(([why, s]) => `${why} ${duration(s)}`).join(", ") || "none incomplete"}`, stacks.complete < 0.75],
     ["frames named", percent(symbols.resolved), `by time${kinds(symbols)}`, symbols.resolved < 0.75],
     ["off-CPU with stack", percent(offcpu.time_s ? offcpu.with_stack_s / offcpu.time_s : 1), `${duration(offcpu.time_s)} of thread time off-CPU`, false],
     ["syscalls", `${count(syscalls.counted)}${syscalls.lost ? `, ${count(syscalls.lost)} lost` : ""}`, "counted exactly", syscalls.lost > 0],
